@@ -1,0 +1,27 @@
+"""What every test runs under: deterministic hypothesis, and a cache that is not the user's."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Set before tracegrad is first imported, because it reads its environment at import. The directory
+# outlives the run on purpose: compiled kernels found on disk make the next run much shorter.
+os.environ.setdefault("TRACEGRAD_CACHE_DIR", str(ROOT / ".cache" / "tracegrad"))
+
+# The same examples on every run and no time limit for one: a compilation may be within it.
+settings.register_profile(
+    "deterministic",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("deterministic")
+
+# A plain `pytest` on a machine without PyTorch runs everything else.
+collect_ignore = [] if importlib.util.find_spec("torch") else ["reference"]
