@@ -1,0 +1,1 @@
+"""tracegrad: a JIT-traced autograd compiler for Python."""

@@ -1,0 +1,1 @@
+"""Graphs to kernels to Numba source text. Pure: nothing here compiles or launches."""

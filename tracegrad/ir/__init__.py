@@ -1,0 +1,1 @@
+"""The intermediate representation: types, graphs, ops, passes, differentiation. Pure: graph to graph."""

@@ -1,0 +1,1 @@
+"""Devices, buffers, compilation and execution of graphs on plain arrays."""

@@ -1,0 +1,1 @@
+"""Tensors, the eager tape, recording, guards, the trace tree, transforms."""
