@@ -1,34 +1,112 @@
 """Symbolic reverse mode: from a graph to the graph of its vector-Jacobian product.
 
-The walk is one reverse pass over the nodes; each node's own rule (`Op.vjp`) says the local part. Since rules are
-built from ops, a backward graph is an ordinary graph and differentiates again, to any order.
+The walk is one reverse pass over the nodes; each node's own rule (`Op.vjp`) says the local part.
+Since rules are built from ops, a backward graph is an ordinary graph and differentiates again, to
+any order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from tracegrad.ir.graph import Builder, Graph, Node, inline, reachable
+from tracegrad.errors import GraphError
+from tracegrad.ir.families import unbroadcast
+from tracegrad.ir.graph import Builder, Graph, Node, inline
+from tracegrad.ir.masking import Masked, add, conjunction, peel
 from tracegrad.ir.op import OPS, Op, _NonDifferentiable
+from tracegrad.ir.structure import frozen_params
+from tracegrad.ir.types import TensorType, bool_
 
 
-def cotangents(node: Node, g: Node, wanted: Sequence[bool]) -> list[Node | None]:
-    """The cotangent of each wanted input of `node`, given its own `g`; None where zero or not wanted."""
-    op = node.op
-    if isinstance(op.vjp, _NonDifferentiable):
-        return [None] * len(node.inputs)
-    found: list[Node | None] = []
-    for i, (x, want) in enumerate(zip(node.inputs, wanted, strict=True)):
-        if not want or not x.dtype.is_floating_point:
-            found.append(None)
-        elif isinstance(op.vjp, tuple):
-            rule = op.vjp[i]
-            found.append(rule and rule(g, node, *node.inputs, **node.params))
-        else:
-            found.append(op.vjp(i, g, node, *node.inputs, **node.params))
-    return found
+def local_cotangent(
+    op: Op, i: int, g: Masked, y: Node, xs: Sequence[Node], params: Mapping[str, Any]
+) -> Masked | None:
+    """The cotangent of input `i` of one op call, given the cotangent `g` of its output; None where
+    it is zero.
+
+    Through an elementwise op the mask of `g` travels on; for any other it is applied first.
+    """
+    x = xs[i]
+    if isinstance(op.vjp, _NonDifferentiable) or not x.dtype.is_floating_point:
+        return None
+    if isinstance(op.vjp, tuple):
+        rule = op.vjp[i]
+        if rule is None:
+            return None
+        if op.family == "elementwise":
+            return _elementwise_cotangent(rule, i, g, y, xs, params)
+        cotangent = rule(g.node(), y, *xs, **params)
+    else:
+        cotangent = op.vjp(i, g.node(), y, *xs, **params)
+    if cotangent is None:
+        return None
+    _check_type(op, cotangent, x)
+    return peel(cotangent)
+
+
+def _elementwise_cotangent(
+    rule: Any, i: int, g: Masked, y: Node, xs: Sequence[Node], params: Mapping[str, Any]
+) -> Masked | None:
+    x = xs[i]
+    # A mask has the output's shape, so it must be applied before the sum that undoes
+    # broadcasting. That
+    # sum is within the rule; to an input that has the output's own shape it does nothing.
+    early = bool(g.mask) and x.shape != y.shape
+    whole = OPS["broadcast_to"](x, shape=y.shape) if early else x
+    cotangent = rule(g.value, y, *xs[:i], whole, *xs[i + 1 :], **params)
+    if cotangent is None:
+        return None
+    masked = peel(cotangent).under(g.mask)
+    if early:
+        masked = Masked(unbroadcast(masked.node(), x.shape))
+    _check_type(y.op, masked.value, x)
+    return masked
+
+
+def _check_type(op: Op, cotangent: Node, x: Node) -> None:
+    if cotangent.type != x.type:
+        raise GraphError(f"the gradient of {op.name} is {cotangent.type} for an input {x.type}")
+
+
+def pullback(
+    y: Node | Sequence[Node], g: Node | Sequence[Node | None], xs: Sequence[Node]
+) -> list[Node | None]:
+    """Append to the current builder the cotangents of `xs`, given cotangents `g` of `y`; None where
+    zero.
+
+    One of `xs` may depend on another; each gets the cotangent of all paths to it.
+    """
+    ys = [y] if isinstance(y, Node) else list(y)
+    gs = [g] if isinstance(g, Node) else list(g)
+    builder = Builder.current()
+    nodes = order(ys)
+    depends = set(xs)
+    for node in nodes:
+        if any(x in depends for x in node.inputs):
+            depends.add(node)
+    received: dict[Node, list[Masked]] = {}
+    total: dict[Node, Masked] = {}
+    for node, cotangent in zip(ys, gs, strict=True):
+        if cotangent is not None and node in depends:
+            received.setdefault(node, []).append(peel(cotangent))
+    outer_loc = builder.loc
+    for node in reversed(nodes):
+        if node not in received:
+            continue
+        # A line of backward belongs to the line of the user's program that it differentiates.
+        builder.loc = node.loc or outer_loc
+        total[node] = add(received.pop(node))
+        for i, x in enumerate(node.inputs):
+            if x in depends:
+                local = local_cotangent(node.op, i, total[node], node, node.inputs, node.params)
+                if local is not None:
+                    received.setdefault(x, []).append(local)
+    builder.loc = outer_loc
+    return [total[x].node() if x in total else None for x in xs]
 
 
 def order(roots: Sequence[Node]) -> list[Node]:
@@ -47,35 +125,179 @@ def order(roots: Sequence[Node]) -> list[Node]:
     return listed
 
 
-def pullback(
-    y: Node | Sequence[Node], g: Node | Sequence[Node | None], xs: Sequence[Node]
-) -> list[Node | None]:
-    """Append to the current builder the cotangents of `xs`, given cotangents `g` of `y`; None where zero."""
-    ys = [y] if isinstance(y, Node) else list(y)
-    gs = [g] if isinstance(g, Node) else list(g)
-    targets = set(xs)
-    nodes = order(ys)
-    depends = set(targets)
-    for node in nodes:
-        if any(x in depends for x in node.inputs):
-            depends.add(node)
-    total: dict[Node, Node] = {}
+def joint_graph(
+    graph: Graph, wrt: Sequence[bool], given: Sequence[bool]
+) -> tuple[Graph, tuple[bool, ...]]:
+    """Forward and backward in one graph, and whether each input flagged in `wrt` has a gradient.
 
-    def accumulate(node: Node, cotangent: Node | None) -> None:
-        if cotangent is not None:
-            total[node] = total[node] + cotangent if node in total else cotangent
+    Inputs: those of `graph`, then a cotangent for each output flagged in `given`. Outputs: those of
+    `graph`, then the cotangents of the inputs in `wrt` that have one. GraphError if a flag stands
+    at a value that is not floating.
+    """
+    return _differentiated(graph, wrt, given, primal=True)
 
-    for node, cotangent in zip(ys, gs, strict=True):
-        accumulate(node, cotangent)
-    for node in reversed(nodes):
-        if node in depends and node in total and node not in targets and node.inputs:
-            wanted = [x in depends for x in node.inputs]
-            for x, cotangent in zip(node.inputs, cotangents(node, total[node], wanted), strict=True):
-                accumulate(x, cotangent)
-        elif node in targets and node.inputs and node in total:
-            # A target may itself depend on another target.
-            wanted = [x in depends for x in node.inputs]
-            if any(wanted):
-                for x, c in zip(node.inputs, cotangents(node, total[node], wanted), strict=True):
-                    accumulate(x, c)
-    return [total.get(x) for x in xs]
+
+def gradient_graph(graph: Graph, wrt: Sequence[bool], given: Sequence[bool]) -> Graph:
+    """The vector-Jacobian product of `graph` as a graph of its own.
+
+    Inputs: those of `graph`, then a cotangent for each output flagged in `given`. Outputs: the
+    cotangent of each input flagged in `wrt`, zeros for one that no such output depends on.
+    """
+    reduced, present = _differentiated(graph, wrt, given, primal=False)
+    with Builder(f"{graph.name}_gradient") as builder:
+        inputs = [builder.input(x.type, x.params["name"], x.loc) for x in reduced.inputs]
+        values = iter(inline(builder, reduced, inputs))
+        targets = [x for x, flag in zip(graph.inputs, wrt, strict=True) if flag]
+        outputs = [
+            next(values) if there else zeros(builder, x.type)
+            for x, there in zip(targets, present, strict=True)
+        ]
+        return builder.finish(outputs, "gradient")
+
+
+def _differentiated(
+    graph: Graph, wrt: Sequence[bool], given: Sequence[bool], *, primal: bool
+) -> tuple[Graph, tuple[bool, ...]]:
+    if len(wrt) != len(graph.inputs) or len(given) != len(graph.outputs):
+        raise GraphError(f"{graph.name}: one flag for each input and each output is needed")
+    with Builder(graph.name) as builder:
+        xs = [builder.input(x.type, x.params["name"], x.loc) for x in graph.inputs]
+        ys = inline(builder, graph, xs)
+        gs: list[Node | None] = [
+            builder.input(y.type, f"g{i}") if flag else None
+            for i, (y, flag) in enumerate(zip(ys, given, strict=True))
+        ]
+        targets = [x for x, flag in zip(xs, wrt, strict=True) if flag]
+        for node in (*targets, *(g for g in gs if g is not None)):
+            if not node.dtype.is_floating_point:
+                raise GraphError(f"{graph.name}: {node.type} has no gradient: it is not floating")
+        found = pullback(ys, gs, targets)
+        cotangents = [x for x in found if x is not None]
+        joint = builder.finish((*ys, *cotangents) if primal else cotangents, "joint")
+        return joint, tuple(x is not None for x in found)
+
+
+def zeros(builder: Builder, type: TensorType) -> Node:
+    """Zeros of a type."""
+    zero = builder.constant(0, type.dtype)
+    return OPS["broadcast_to"](zero, shape=type.shape) if type.shape else zero
+
+
+def expansion_cotangent(graph: Graph, i: int, g: Node, xs: Sequence[Node]) -> Node | None:
+    """The cotangent of input `i` of a composite op whose expansion is `graph`, called on `xs`."""
+    wrt = [j == i for j in range(len(xs))]
+    if not xs[i].dtype.is_floating_point:
+        return None
+    backward, (present,) = _differentiated(graph, wrt, [True], primal=False)
+    return inline(Builder.current(), backward, [*xs, g])[0] if present else None
+
+
+@dataclass(frozen=True, slots=True)
+class VjpGraph:
+    """The backward of one op call as a small graph.
+
+    graph       Its inputs are exactly the values that it reads.
+    reads       What they are, in order: "g" the output's cotangent, "mask" that cotangent's mask,
+    "y" the output,
+                or the position of one of the op's inputs.
+    cotangents  For each input of the op: which output of `graph` is its cotangent; None where it
+    was not wanted or
+                has no gradient.
+    masks       For each input of the op: which output of `graph` is the bool mask of its cotangent,
+    of the same
+                shape; None where the cotangent is not masked.
+    """
+
+    graph: Graph
+    reads: tuple[str | int, ...]
+    cotangents: tuple[int | None, ...]
+    masks: tuple[int | None, ...]
+
+
+_VJP_GRAPHS: OrderedDict[Hashable, VjpGraph] = OrderedDict()
+_VJP_GRAPHS_KEPT = 4096
+_vjp_graphs_lock = threading.Lock()
+
+
+def vjp_graph(
+    op: Op,
+    types: Sequence[TensorType],
+    params: Mapping[str, Any],
+    needs: Sequence[bool],
+    *,
+    masked: bool = False,
+    carry: Sequence[bool] | None = None,
+) -> VjpGraph:
+    """The backward of the call `op(*inputs, **params)` for inputs of `types`; cached.
+
+    `needs` flags the inputs whose cotangents are wanted.
+
+    Masks, see `tracegrad.ir.masking`: a cotangent may come as a pair (value, mask) that stands for
+    `where(mask, value, 0)`. The values outside of the mask are arbitrary, NaN included.
+    `masked=True`: the output's cotangent is such a pair, and the graph has an input "mask", bool,
+    of the output's shape. `carry` flags the inputs whose cotangents may be returned as such pairs
+    (`masks`); all others are returned with the mask applied. Let it be true for an input that is
+    itself the result of an elementwise op and only then: elsewhere nothing is won. A value that
+    gets several cotangents adds pairs with the identical mask as pairs, and applies the mask of all
+    others before it adds them. Whatever leaves the engine (`.grad`, hooks, results) has its mask
+    applied.
+    """
+    types = tuple(types)
+    needs = tuple(needs)
+    carry = (False,) * len(types) if carry is None else tuple(carry)
+    key = (op, types, frozen_params(params), needs, masked, carry)
+    with _vjp_graphs_lock:
+        found = _VJP_GRAPHS.get(key)
+        if found is not None:
+            _VJP_GRAPHS.move_to_end(key)
+            return found
+    made = _make_vjp_graph(op, types, params, needs, masked, carry)
+    with _vjp_graphs_lock:
+        _VJP_GRAPHS[key] = made
+        if len(_VJP_GRAPHS) > _VJP_GRAPHS_KEPT:
+            _VJP_GRAPHS.popitem(last=False)
+    return made
+
+
+def _make_vjp_graph(
+    op: Op,
+    types: tuple[TensorType, ...],
+    params: Mapping[str, Any],
+    needs: tuple[bool, ...],
+    masked: bool,
+    carry: tuple[bool, ...],
+) -> VjpGraph:
+    output = op.infer(*types, **params)
+    with Builder(f"{op.name}_vjp") as builder:
+        g = builder.input(output, "g")
+        mask = builder.input(TensorType(bool_, output.shape), "mask") if masked else None
+        y = builder.input(output, "y")
+        xs = [builder.input(type, f"x{i}") for i, type in enumerate(types)]
+        incoming = Masked(g) if mask is None else Masked(g, ((mask, True),))
+        outputs: list[Node] = []
+        cotangents: list[int | None] = []
+        masks: list[int | None] = []
+        for i, wanted in enumerate(needs):
+            local = local_cotangent(op, i, incoming, y, xs, params) if wanted else None
+            condition = None
+            if local is not None and carry[i]:
+                condition = conjunction(local.mask, local.value.shape)
+            cotangents.append(None if local is None else len(outputs))
+            if local is not None:
+                outputs.append(local.value if carry[i] else local.node())
+            masks.append(None if condition is None else len(outputs))
+            if condition is not None:
+                outputs.append(condition)
+        graph = builder.finish(outputs, f"vjp of {op.name}")
+    return _drop_unread_inputs(graph, tuple(cotangents), tuple(masks))
+
+
+def _drop_unread_inputs(
+    graph: Graph, cotangents: tuple[int | None, ...], masks: tuple[int | None, ...]
+) -> VjpGraph:
+    read = {x for node in graph.nodes for x in node.inputs} | set(graph.outputs)
+    inputs = tuple(x for x in graph.inputs if x in read)
+    names: list[str] = [x.params["name"] for x in inputs]
+    reads = tuple(int(name[1:]) if name.startswith("x") else name for name in names)
+    only = Graph(graph.name, inputs, graph.nodes, graph.outputs, graph.origin)
+    return VjpGraph(only, reads, cotangents, masks)

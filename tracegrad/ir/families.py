@@ -296,9 +296,9 @@ def composite(
 
     def derived(i: int) -> Rule:
         def rule(g: Node, y: Node, *xs: Node, **params: Any) -> Node | None:
-            from tracegrad.ir.differentiate import pullback
+            from tracegrad.ir.differentiate import expansion_cotangent
 
-            return pullback(expand(*xs, **params), g, [xs[i]])[0]
+            return expansion_cotangent(expansion(tuple(x.type for x in xs), params), i, g, xs)
 
         return rule
 
