@@ -1,16 +1,9 @@
-"""The words that generated kernels are written in: raw memory and exact arithmetic.
-
-A kernel is a Python function `kernel(pointers, table, start, stop)` compiled by Numba as a C
-function. This module gives it what plain Numba lacks: loads and stores without bounds, with alias
-facts that let LLVM vectorise, and single floating-point operations that may be reassociated. The
-functions of libm are in `vectormath`, and generated code imports them from here too.
+"""Raw memory for kernels: tables of constants, buffers by slot, unchecked loads and stores.
 
 LLVM is told that what `load` reads, no `store` of the same kernel writes. A kernel that works in
 place must therefore read the shared buffer with `load_output`, through the *same* pointer value
 that it stores to. Outputs from `output_f32(pointers, slot, k)` with different literal `k` are told
 to be disjoint from each other too; stores through `pointer_f32` all share one scope.
-
-Importing this module imports Numba; only generated modules and the kernel compiler do that.
 """
 
 from __future__ import annotations
@@ -22,28 +15,22 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, models, register_model
 
+__all__ = [
+    *("call_kernel", "load", "load_output", "real", "store"),
+    *("read_word", "store_word", "word"),
+    *("pointer_f16", "output_f16"),
+    *("pointer_f32", "output_f32"),
+    *("pointer_f64", "output_f64"),
+    *("pointer_i8", "output_i8"),
+    *("pointer_i16", "output_i16"),
+    *("pointer_i32", "output_i32"),
+    *("pointer_i64", "output_i64"),
+    *("pointer_u8", "output_u8"),
+    *("pointer_b1", "output_b1"),
+]
+
 # Outputs of one kernel that are told apart for alias analysis; one more scope is for the rest.
 OUTPUT_SCOPES = 16
-
-
-# --------------------------------------------------------------------------- typed buffer pointers
-
-
-class Pointer(types.Type):
-    """A buffer's address with its element type and the alias scope of what is stored through it."""
-
-    def __init__(self, code: str, scope: int) -> None:
-        self.code = code
-        self.scope = scope
-        super().__init__(name=f"Pointer({code}, {scope})")
-
-
-@register_model(Pointer)
-class _PointerModel(models.PrimitiveModel):  # type: ignore[misc]
-    """A pointer is one machine address."""
-
-    def __init__(self, manager: Any, kind: Pointer) -> None:
-        super().__init__(manager, kind, ir.IntType(8).as_pointer())
 
 
 # Storage code -> (LLVM storage type, Numba type of a loaded value).
@@ -58,6 +45,27 @@ _STORAGE: dict[str, tuple[Any, Any]] = {
     "u8": (ir.IntType(8), types.uint8),
     "b1": (ir.IntType(8), types.boolean),
 }
+
+# --------------------------------------------------------------------------- typed buffer pointers
+
+
+class Pointer(types.Type):
+    """A buffer's address with its element type and the alias scope of what is stored through it."""
+
+    def __init__(self, code: str, scope: int) -> None:
+        self.code = code
+        self.scope = scope
+        self.storage = _STORAGE[code][0]
+        super().__init__(name=f"Pointer({code}, {scope})")
+
+
+@register_model(Pointer)
+class _PointerModel(models.PrimitiveModel):  # type: ignore[misc]
+    """A pointer is one machine address."""
+
+    def __init__(self, manager: Any, kind: Pointer) -> None:
+        super().__init__(manager, kind, ir.IntType(8).as_pointer())
+
 
 _I64 = ir.IntType(64)
 
@@ -89,6 +97,17 @@ def real(typing: Any, table: Any, index: Any) -> Any:
         return _load_word(builder, arguments[0], arguments[1], ir.DoubleType())
 
     return types.float64(types.int64, types.int64), generate
+
+
+@intrinsic
+def read_word(typing: Any, address: Any, index: Any) -> Any:
+    """Load an int64 that may change while the function runs."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        base = builder.inttoptr(arguments[0], _I64.as_pointer())
+        return builder.load(builder.gep(base, [arguments[1]]))
+
+    return types.int64(types.int64, types.int64), generate
 
 
 @intrinsic
@@ -259,125 +278,3 @@ def call_kernel(typing: Any, address: Any, pointers: Any, table: Any, start: Any
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 5), generate
-
-
-# ------------------------------------------------------------------------------ scalar arithmetic
-
-
-def _common_real(*kinds: Any) -> Any:
-    """The float type of an operation: float32 only if no operand is wider."""
-    if all(kind == types.float32 for kind in kinds):
-        return types.float32
-    return types.float64
-
-
-def _reassociated(operation: str) -> Any:
-    """Make an addition or multiplication that LLVM may reorder, so that reductions vectorise."""
-
-    def define(typing: Any, a: Any, b: Any) -> Any:
-        if isinstance(a, types.Integer) and isinstance(b, types.Integer):
-            return _define_integer(operation, typing, a, b)
-        kind = _common_real(a, b)
-
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            method = getattr(builder, f"f{operation}")
-            return method(*arguments, flags=("reassoc", "contract"))
-
-        return kind(kind, kind), generate
-
-    define.__name__ = f"{operation}_reassoc"
-    return intrinsic(define)
-
-
-def _define_integer(operation: str, typing: Any, a: Any, b: Any) -> Any:
-    """The integer form of a reassociable operation: wrapping arithmetic, always reorderable."""
-    kind = typing.unify_types(a, b)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return getattr(builder, operation)(*arguments)
-
-    return kind(kind, kind), generate
-
-
-add_reassoc = _reassociated("add")
-mul_reassoc = _reassociated("mul")
-
-
-def _extremum(relation: str, reduction: str | None) -> Any:
-    """Make a maximum (`relation` ">") or minimum that propagates NaN as NumPy does.
-
-    The elementwise form is one hardware max and one blend. The form for reductions is LLVM's own
-    intrinsic, because only that is recognised as a reduction and vectorised.
-    """
-
-    def define(typing: Any, a: Any, b: Any) -> Any:
-        integral = (types.Integer, types.Boolean)
-        if isinstance(a, integral) and isinstance(b, integral):
-            kind = typing.unify_types(a, b)
-        else:
-            kind = _common_real(a, b)
-
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            x, y = arguments
-            if isinstance(kind, types.Float):
-                if reduction is not None:
-                    shape = ir.FunctionType(x.type, [x.type, x.type])
-                    name = f"llvm.{reduction}"
-                    function = builder.module.declare_intrinsic(name, [x.type], shape)
-                    return builder.call(function, [x, y])
-                larger = builder.select(builder.fcmp_ordered(relation, x, y), x, y)
-                return builder.select(builder.fcmp_unordered("uno", x, x), x, larger)
-            signed = isinstance(kind, types.Integer) and kind.signed
-            compare = builder.icmp_signed if signed else builder.icmp_unsigned
-            return builder.select(compare(relation, x, y), x, y)
-
-        return kind(kind, kind), generate
-
-    define.__name__ = "maximum" if relation == ">" else "minimum"
-    return intrinsic(define)
-
-
-maximum = _extremum(">", None)
-minimum = _extremum("<", None)
-maximum_reassoc = _extremum(">", "maximum")
-minimum_reassoc = _extremum("<", "minimum")
-
-
-@intrinsic
-def where(typing: Any, condition: Any, a: Any, b: Any) -> Any:
-    """Select without a branch: both operands are already evaluated."""
-    kind = typing.unify_types(a, b)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.select(*arguments)
-
-    return kind(types.boolean, kind, kind), generate
-
-
-def _conversion(kind: Any) -> Any:
-    """Make a conversion to one scalar type."""
-
-    def define(typing: Any, value: Any) -> Any:
-        source = types.unliteral(value)
-
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return context.cast(builder, arguments[0], source, kind)
-
-        return kind(source), generate
-
-    define.__name__ = f"to_{kind.name}"
-    return intrinsic(define)
-
-
-f32 = _conversion(types.float32)
-f64 = _conversion(types.float64)
-i8 = _conversion(types.int8)
-i16 = _conversion(types.int16)
-i32 = _conversion(types.int32)
-i64 = _conversion(types.int64)
-u8 = _conversion(types.uint8)
-b1 = _conversion(types.boolean)
-
-
-# Generated code has one import line: the vector functions belong to the same vocabulary.
-from tracegrad.codegen.vectormath import *  # noqa: E402, F403

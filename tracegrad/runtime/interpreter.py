@@ -1,0 +1,96 @@
+"""The machine that runs programs; compiled by `tracegrad.runtime.program`, never imported.
+
+A program is an int64 table, laid out by `program.Program`:
+
+    0  address of the control words          1  number of bases that a call passes
+    2  number of buffers                     3  number of steps
+    4  word position of the buffers          5  word position of the steps
+    6  word position of the pointer array    7  address of the type `int`
+    8  address of the type `numpy.ndarray`   9  address of `None`
+   10  address of the type `TypeError`      11  address of the message for it
+
+The control words, one pair for the process, are the number of threads and the address of
+`run_parallel`, or 0 before it is needed. A buffer is two words: the index of its base among a
+call's arguments, and a byte offset. A step is four words: kernel address, word position of its
+table, extent of its outermost loop, and grain, the smallest part of the extent worth a thread.
+"""
+
+from __future__ import annotations
+
+from numba import prange, types
+
+from tracegrad.codegen.primitives import call_kernel, read_word, store_word, word
+
+_as_integer = types.ExternalFunction("PyLong_AsLongLong", types.int64(types.intp))
+_set_error = types.ExternalFunction("PyErr_SetString", types.void(types.intp, types.intp))
+_keep = types.ExternalFunction("Py_IncRef", types.void(types.intp))
+
+
+def call(owner: int, arguments: int, count: int) -> int:
+    """Run the program in the array `owner`: a Python function, called by METH_FASTCALL.
+
+    The arguments are the addresses of the program's bases, as `int` or as `numpy.ndarray`; the
+    latter costs the caller nothing, where asking NumPy for an address takes longer than a small
+    kernel. The GIL is held throughout, so neither the program's pointer array nor Numba's thread
+    pool is ever entered twice at once.
+    """
+    # CPython's layout: an object's second word is its type; an array's third is its data address.
+    program = word(owner, 2)
+    buffers = program + 8 * word(program, 4)
+    buffer_count = word(program, 2)
+    pointers = program + 8 * word(program, 6)
+    bases = pointers + 8 * buffer_count
+    accepted = count == word(program, 1)
+    if accepted:
+        for i in range(count):
+            value = word(arguments, i)
+            kind = word(value, 1)
+            if kind == word(program, 8):
+                store_word(bases, i, word(value, 2))
+            elif kind == word(program, 7):
+                store_word(bases, i, _as_integer(value))
+            else:
+                accepted = False
+    if not accepted:
+        _set_error(word(program, 10), word(program, 11))
+        return 0
+    for i in range(buffer_count):
+        base = read_word(bases, word(buffers, 2 * i))
+        store_word(pointers, i, base + word(buffers, 2 * i + 1))
+
+    control = word(program, 0)
+    threads = read_word(control, 0)
+    run_in_threads = read_word(control, 1)
+    step = program + 8 * word(program, 5)
+    for _ in range(word(program, 3)):
+        extent = word(step, 2)
+        parts = min(threads, extent // max(word(step, 3), 1))
+        if parts > 1 and run_in_threads != 0:
+            call_kernel(run_in_threads, pointers, step, program, parts)
+        elif extent > 0:
+            call_kernel(word(step, 0), pointers, program + 8 * word(step, 1), 0, extent)
+        step += 32
+
+    none = word(program, 9)
+    _keep(none)
+    return none
+
+
+def run_parallel(pointers: int, step: int, program: int, parts: int) -> None:
+    """Run one step in `parts` contiguous parts, each in a thread.
+
+    The cuts depend on the extent and the number of parts only, so that a thread count decides every
+    bit of the result.
+    """
+    kernel = word(step, 0)
+    table = program + 8 * word(step, 1)
+    extent = word(step, 2)
+    size = (extent + parts - 1) // parts
+    # A long loop is cut at multiples of 64, so that two threads do not share a cache line.
+    if size >= 1024:
+        size = (size + 63) // 64 * 64
+    for part in prange(parts):
+        start = part * size
+        stop = min(start + size, extent)
+        if start < stop:
+            call_kernel(kernel, pointers, table, start, stop)

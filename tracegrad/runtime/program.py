@@ -1,0 +1,197 @@
+"""Programs: sequences of kernel launches as data, run by one native interpreter.
+
+A `Program` is an int64 table of buffers and steps, so a new one, made of kernels that exist, costs
+no compilation, and running a whole forward or backward is one native call. The interpreter itself
+is in `interpreter.py`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tracegrad.runtime.kernels import Kernel, compile_kernel
+
+_HEADER = 12
+_METH_FASTCALL = 0x0080
+_MESSAGE = ctypes.create_string_buffer(
+    b"a program takes one int or numpy.ndarray for each of its bases"
+)
+_NAME = ctypes.create_string_buffer(b"run")
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """Memory that kernels name by slot: a base among the call's arguments, and a byte offset."""
+
+    base: int
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One launch: a kernel, its table of words, the extent of its outermost loop.
+
+    A part of the extent smaller than `grain` is not worth a thread; the default keeps the step in
+    one piece.
+    """
+
+    kernel: Kernel
+    table: Sequence[int]
+    extent: int
+    grain: int = sys.maxsize
+
+
+class Program:
+    """A list of steps over a list of buffers.
+
+    `program.run(*bases)` runs it. Each base is an address as `int`, or a `numpy.ndarray` whose
+    data address is taken; the caller keeps the memory alive. Slot `i` of the kernels is
+    `buffers[i]`. Wrong arguments raise TypeError and run nothing.
+    """
+
+    __slots__ = ("buffers", "run", "steps", "words")
+
+    run: Callable[..., None]
+
+    def __init__(self, buffers: Sequence[Buffer], steps: Sequence[Step], bases: int) -> None:
+        for buffer in buffers:
+            if not 0 <= buffer.base < bases:
+                raise ValueError(f"{buffer} refers to none of the {bases} bases")
+        self.buffers = tuple(buffers)
+        self.steps = tuple(steps)
+        self.words = _assemble(self.buffers, self.steps, bases)
+        if any(step.extent // max(step.grain, 1) > 1 for step in self.steps):
+            _want_threads()
+        self.run = _function_type()(ctypes.byref(_definition()), self.words, None)
+
+
+def _assemble(buffers: Sequence[Buffer], steps: Sequence[Step], bases: int) -> Any:
+    """The program as an array of words; see `interpreter` for the layout."""
+    pointers_at = _HEADER
+    buffers_at = pointers_at + len(buffers) + bases
+    steps_at = buffers_at + 2 * len(buffers)
+    table_at = steps_at + 4 * len(steps)
+    words = [
+        _control.ctypes.data,
+        bases,
+        len(buffers),
+        len(steps),
+        buffers_at,
+        steps_at,
+        pointers_at,
+        id(int),
+        id(np.ndarray),
+        id(None),
+        id(TypeError),
+        ctypes.addressof(_MESSAGE),
+    ]
+    words += [0] * (len(buffers) + bases)
+    for buffer in buffers:
+        words += (buffer.base, buffer.offset)
+    tables: list[int] = []
+    for step in steps:
+        words += (step.kernel.address, table_at + len(tables), step.extent, step.grain)
+        tables += step.table
+    return np.array(words + tables, np.int64)
+
+
+# ------------------------------------------------------------------------------- the native function
+
+
+class _MethodDefinition(ctypes.Structure):
+    """CPython's PyMethodDef."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("function", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("documentation", ctypes.c_char_p),
+    )
+
+
+@cache
+def _source() -> str:
+    """The interpreter's source; it is compiled, and cached, like any kernel."""
+    return Path(__file__).with_name("interpreter.py").read_text(encoding="utf-8")
+
+
+@cache
+def _definition() -> _MethodDefinition:
+    """The interpreter as a Python method; ctypes would take longer to call it than it takes."""
+    if object.__basicsize__ != 16:
+        raise NotImplementedError("tracegrad needs a Python with the global interpreter lock")
+    entry = compile_kernel(_source(), "call", "intp(intp, intp, intp)")
+    return _MethodDefinition(
+        ctypes.cast(_NAME, ctypes.c_char_p), entry.address, _METH_FASTCALL, None
+    )
+
+
+@cache
+def _function_type() -> Any:
+    """CPython's constructor of built-in functions: (definition, self, module) -> function."""
+    prototype = ctypes.PYFUNCTYPE(
+        ctypes.py_object, ctypes.POINTER(_MethodDefinition), ctypes.py_object, ctypes.c_void_p
+    )
+    return prototype(("PyCFunction_NewEx", ctypes.pythonapi))
+
+
+# ------------------------------------------------------------------------------------------- threads
+
+
+def _default_threads() -> int:
+    """Numba's own limit, known without importing Numba."""
+    named = os.environ.get("NUMBA_NUM_THREADS", "")
+    if named.isdigit():
+        return max(int(named), 1)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+# The control words of the interpreter: number of threads, address of `run_parallel`.
+_control = np.array([_default_threads(), 0], np.int64)
+_threads_wanted = False
+
+
+def get_num_threads() -> int:
+    """The number of threads that a large step is split over."""
+    return int(_control[0])
+
+
+def set_num_threads(count: int) -> None:
+    """Split large steps over `count` threads; 1 runs everything in the calling thread.
+
+    Raises:
+        ValueError: `count` is below 1, or above the number of threads that this process may start.
+    """
+    limit = _default_threads()
+    if not 1 <= count <= limit:
+        raise ValueError(f"the number of threads must be between 1 and {limit}, not {count}")
+    _control[0] = count
+    if _threads_wanted:
+        _want_threads()
+
+
+def _want_threads() -> None:
+    """Compile the parallel runner, unless only one thread may run."""
+    global _threads_wanted
+    _threads_wanted = True
+    if _control[0] > 1 and _control[1] == 0:
+        _control[1] = compile_kernel(_source(), "run_parallel", parallel=True).address
+        # Numba's thread pool does not survive a fork; a child runs its steps serially.
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_forget_threads)
+
+
+def _forget_threads() -> None:
+    _control[0] = 1
+    _control[1] = 0
