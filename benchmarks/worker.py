@@ -1,0 +1,107 @@
+"""The process of one system: it prepares a workload and times rounds of it when told to."""
+
+import statistics
+import time
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from benchmarks import systems
+from benchmarks.workload import Call
+from benchmarks.workloads import WORKLOADS
+
+SEED = 0
+
+# A sample is at least this long, so that reading the clock (some 50 ns) does not count.
+SAMPLE_SECONDS = 1e-3
+
+WARM_UP_SECONDS = 0.3
+WARM_UP_CALLS = 3
+
+
+class Worker:
+    """Holds the workload that is being measured. Each method is a command of the driver."""
+
+    def __init__(self, system: systems.System) -> None:
+        self.system = system
+        self.call: Call | None = None
+        self.calls_in_sample = 1
+
+    def load(self) -> float:
+        """Import the system; seconds that it took."""
+        started = time.perf_counter()
+        systems.load(self.system)
+        return time.perf_counter() - started
+
+    def prepare(self, name: str) -> tuple[float, list[np.ndarray]]:
+        """Make the workload, run it once and warm it up.
+
+        Returns the seconds of the first call, compilation included, and its results.
+        """
+        workload = next(workload for workload in WORKLOADS if workload.name == name)
+        arrays = workload.inputs(np.random.default_rng(SEED))
+        started = time.perf_counter()
+        self.call = getattr(workload, self.system.key)(arrays)
+        first = self.call()
+        seconds = time.perf_counter() - started
+        # Copied at once: the next call may update these in place.
+        results = [systems.as_numpy(result) for result in first]
+        del first
+        self._warm_up()
+        return seconds, results
+
+    def _warm_up(self) -> None:
+        """Run until caches and clocks are settled, and choose how many calls make one sample."""
+        assert self.call is not None
+        durations = []
+        deadline = time.perf_counter() + WARM_UP_SECONDS
+        while len(durations) < WARM_UP_CALLS or time.perf_counter() < deadline:
+            started = time.perf_counter()
+            self.call()
+            durations.append(time.perf_counter() - started)
+        self.calls_in_sample = max(1, round(SAMPLE_SECONDS / statistics.median(durations)))
+
+    def round(self, seconds: float) -> float:
+        """Time samples for about `seconds`; the median seconds of one call.
+
+        The result of a call is dropped at once, so that freeing it is part of its time. Garbage
+        collection stays on, because users have it on.
+        """
+        call = self.call
+        assert call is not None
+        repeat = range(self.calls_in_sample)
+        samples = []
+        clock = time.perf_counter
+        # Another process has just used the caches: one sample to fetch back what is ours.
+        for _ in repeat:
+            call()
+        deadline = clock() + seconds
+        while not samples or clock() < deadline:
+            started = clock()
+            for _ in repeat:
+                call()
+            samples.append((clock() - started) / self.calls_in_sample)
+        return statistics.median(samples)
+
+    def drop(self) -> None:
+        """Free the workload's memory."""
+        self.call = None
+
+
+def main(connection: Connection, system: systems.System) -> None:
+    """Answer commands (method name, arguments) with (True, result) or (False, error) until None."""
+    systems.confine_to_threads()
+    worker = Worker(system)
+    while True:
+        command: tuple[str, tuple[Any, ...]] | None = connection.recv()
+        if command is None:
+            return
+        name, arguments = command
+        try:
+            answer = True, getattr(worker, name)(*arguments)
+        except Exception as error:  # One that fails is a cell of the table, not the end of the run.
+            traceback.print_exc()
+            answer = False, f"{type(error).__name__}: {error}"
+        connection.send(answer)
