@@ -10,8 +10,8 @@ import numpy as np
 
 from tracegrad.errors import DimError, DtypeError, ShapeError
 from tracegrad.ir import types as T
-from tracegrad.ir.graph import Node
-from tracegrad.ir.op import Domain, Op, Rule, Sample, _NonDifferentiable, register
+from tracegrad.ir.graph import Builder, Graph, Node
+from tracegrad.ir.op import OPS, Domain, Op, Rule, Sample, _NonDifferentiable, register
 from tracegrad.ir.types import DType, TensorType
 
 Shape = tuple[int, ...]
@@ -66,8 +66,6 @@ def _fields(scalar: str) -> int:
 
 def unbroadcast(g: Node, shape: Shape) -> Node:
     """Sum `g` down to `shape`, the adjoint of broadcasting `shape` to `g.shape`."""
-    from tracegrad.ir.op import OPS
-
     if g.shape == shape:
         return g
     lead = g.ndim - len(shape)
@@ -77,6 +75,43 @@ def unbroadcast(g: Node, shape: Shape) -> Node:
     if axes:
         g = OPS["sum"](g, axes=axes, keepdims=False)
     return OPS["reshape"](g, shape=shape) if g.shape != shape else g
+
+
+def zeros_like(x: Node) -> Node:
+    """Zeros of the type of `x`: the cotangent through an op that is flat almost everywhere."""
+    return fill(0, x.type)
+
+
+def fill(value: float, type: TensorType) -> Node:
+    """A tensor of `type` with one value everywhere."""
+    return broadcast(Builder.current().constant(value, type.dtype), type.shape)
+
+
+def broadcast(x: Node, shape: Shape) -> Node:
+    """`x` broadcast to `shape`."""
+    return x if x.shape == shape else OPS["broadcast_to"](x, shape=shape)
+
+
+def permuted(x: Node, axes: Shape) -> Node:
+    """`x` with its axes in the order `axes`."""
+    return x if axes == tuple(range(x.ndim)) else OPS["transpose"](x, axes=axes)
+
+
+def iota(shape: Shape, axis: int, dtype: DType = T.int64) -> Node:
+    """The index along `axis` at each element of `shape`, stored once and broadcast along the other axes."""
+    thin = tuple(size if i == axis else 1 for i, size in enumerate(shape))
+    return broadcast(OPS["iota"](shape=thin, axis=axis, dtype=dtype), shape)
+
+
+def in_single(evaluate: Callable[..., Any]) -> Callable[..., Any]:
+    """`evaluate` that computes float16 in float32, as compiled code does; the caller rounds once."""
+
+    def run(*arrays: Any, **params: Any) -> Any:
+        return evaluate(
+            *(a.astype(np.float32) if a.dtype == np.float16 else a for a in arrays), **params
+        )
+
+    return run
 
 
 def elementwise(
@@ -152,8 +187,6 @@ def reduced_shape(shape: Shape, axes: Shape, keepdims: bool) -> Shape:
 
 def restore_axes(node: Node, like: Shape, axes: Shape, keepdims: bool) -> Node:
     """A reduction's output (or its cotangent) with the reduced axes back as size 1, ready to broadcast to `like`."""
-    from tracegrad.ir.op import OPS
-
     shape = reduced_shape(like, axes, keepdims=True)
     return node if keepdims or node.shape == shape else OPS["reshape"](node, shape=shape)
 
@@ -179,8 +212,14 @@ def reduction(
 
     def infer(x: TensorType, *, axes: Shape, keepdims: bool = False) -> TensorType:
         _check_dtype(name, types, x.dtype)
-        if not empty and any(x.shape[i] == 0 for i in axes) and 0 not in reduced_shape(x.shape, axes, False):
-            raise ShapeError(f"{name}: cannot reduce zero elements of shape {x.shape}: it has no identity")
+        if (
+            not empty
+            and any(x.shape[i] == 0 for i in axes)
+            and 0 not in reduced_shape(x.shape, axes, False)
+        ):
+            raise ShapeError(
+                f"{name}: cannot reduce zero elements of shape {x.shape}: it has no identity"
+            )
         dtype = result(x.dtype) if callable(result) else result or x.dtype
         return TensorType(dtype, reduced_shape(x.shape, axes, keepdims))
 
@@ -191,7 +230,7 @@ def reduction(
         return vjp(g, y, x, axes)
 
     def fold(x: Any, *, axes: Shape, keepdims: bool = False) -> Any:
-        return evaluate(x, axis=axes, keepdims=keepdims)
+        return in_single(evaluate)(x, axis=axes, keepdims=keepdims)
 
     samples = tuple(
         Sample((shape,), {"axes": axes, "keepdims": keepdims}, (sample,))
@@ -270,8 +309,6 @@ def composite(
     `expand(*nodes, **params)` says it in other ops; the first pass of compilation replaces it so. Type, evaluation
     and gradient follow from the expansion unless a direct `evaluate` or `vjp` is given for speed or accuracy.
     """
-    from tracegrad.ir.graph import Builder, Graph
-
     cache: dict[Any, Graph] = {}
 
     def expansion(types: tuple[TensorType, ...], params: dict[str, Any]) -> Graph:

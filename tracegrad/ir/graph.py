@@ -123,7 +123,7 @@ class Node:
     def __invert__(self) -> Node:
         from tracegrad.ir.op import OPS
 
-        return OPS["bitwise_not"](self)
+        return OPS["logical_not" if self.dtype.kind == "b" else "bitwise_not"](self)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,31 @@
 """The op table: importing this package registers every op."""
 
-from tracegrad.ir.ops import arithmetic, contraction, movement, reductions
+from tracegrad.ir.ops import (
+    arithmetic,
+    comparison,
+    contraction,
+    exponential,
+    indexing,
+    movement,
+    random,
+    reductions,
+    rounding,
+    scans,
+    selection,
+    trigonometric,
+)
 
-__all__ = ["arithmetic", "contraction", "movement", "reductions"]
+__all__ = [
+    "arithmetic",
+    "comparison",
+    "contraction",
+    "exponential",
+    "indexing",
+    "movement",
+    "random",
+    "reductions",
+    "rounding",
+    "scans",
+    "selection",
+    "trigonometric",
+]

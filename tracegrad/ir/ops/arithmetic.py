@@ -1,4 +1,4 @@
-"""Elementwise arithmetic, comparison, selection and casts."""
+"""Elementwise arithmetic, and the cast from one dtype to another."""
 
 from __future__ import annotations
 
@@ -7,9 +7,19 @@ from typing import Any
 import numpy as np
 
 from tracegrad.ir import types as T
-from tracegrad.ir.families import anything, bits, elementwise, floating, general, numeric
-from tracegrad.ir.op import NONDIFFERENTIABLE, OPS, Domain, Sample
-from tracegrad.ir.types import DType, TensorType
+from tracegrad.ir.families import (
+    anything,
+    elementwise,
+    floating,
+    general,
+    numeric,
+    zeros_like,
+)
+from tracegrad.ir.graph import Node, scalar_value
+from tracegrad.ir.op import NONDIFFERENTIABLE, OPS, Array, Domain, Sample
+from tracegrad.ir.types import TensorType
+
+nonzero = Domain(avoid=(0.0,), margin=0.3)
 
 add = elementwise(
     "add",
@@ -41,36 +51,138 @@ div = elementwise(
     evaluate=np.true_divide,
     vjp=(lambda g, y, a, b: g / b, lambda g, y, a, b: -(g * y) / b),
     scalar="{x0} / {x1}",
-    sample=(Domain(), Domain(avoid=(0.0,), margin=0.3)),
+    sample=(Domain(), nonzero),
 )
 
-neg = elementwise(
-    "neg", types=numeric, evaluate=np.negative, vjp=lambda g, y, x: -g, scalar="-{x}"
+# Python's division: rounds down, and 0 for an integer divided by zero.
+floor_divide = elementwise(
+    "floor_divide",
+    types=numeric,
+    evaluate=np.floor_divide,
+    vjp=(lambda g, y, a, b: zeros_like(a), lambda g, y, a, b: zeros_like(b)),
+    scalar="floor_div({x0}, {x1})",
+    sample=(Domain(0.2, 0.8), Domain(1.0, 2.0)),
 )
 
-exp = elementwise(
-    "exp", types=floating, evaluate=np.exp, vjp=lambda g, y, x: g * y, scalar="exp({x})"
+# The remainder of floor division: it has the divisor's sign.
+remainder = elementwise(
+    "remainder",
+    types=numeric,
+    evaluate=np.remainder,
+    vjp=(lambda g, y, a, b: g, lambda g, y, a, b: -g * floor_divide(a, b)),
+    scalar="remainder({x0}, {x1})",
+    sample=(Domain(2.2, 2.8), Domain(1.0, 1.05)),
 )
 
-tanh = elementwise(
-    "tanh", types=floating, evaluate=np.tanh, vjp=lambda g, y, x: g * (1 - y * y), scalar="tanh({x})"
+# The remainder of truncating division: it has the dividend's sign.
+fmod = elementwise(
+    "fmod",
+    types=numeric,
+    evaluate=np.fmod,
+    vjp=(lambda g, y, a, b: g, lambda g, y, a, b: -g * OPS["trunc"](a / b)),
+    scalar="fmod({x0}, {x1})",
+    sample=(Domain(-2.8, -2.2), Domain(1.0, 1.05)),
 )
 
-lt = elementwise(
-    "lt", types=anything, evaluate=np.less, vjp=NONDIFFERENTIABLE, scalar="{x0} < {x1}", result=T.bool_
+
+def _evaluate_pow(a: Array, b: Array) -> Any:
+    if b.ndim == 0 and b == 2:
+        return np.square(a)
+    if a.dtype.kind == "f":
+        return np.power(a, b)
+    # NumPy refuses negative integer exponents; the exact result truncated is 0 but for 1 and -1.
+    exponent = np.maximum(b, 0)
+    sign = np.where(b % 2 == 0, 1, -1)
+    inverse = np.where(a == 1, 1, np.where(a == -1, sign, 0))
+    return np.where(b < 0, inverse, np.power(a, exponent))
+
+
+def _pow_base(g: Node, y: Node, a: Node, b: Node) -> Node:
+    exponent = scalar_value(b)
+    if exponent == 2:
+        return g * (2 * a)
+    if exponent == 1:
+        return g
+    local = b * pow_(a, b - 1)
+    if exponent is not None and exponent > 1:
+        return g * local
+    # The constant a**0 has no slope, where 0 * 0**-1 would be NaN.
+    flat = eq(b, 0) & ~(abs_(a) > 0)
+    return g * OPS["where"](flat, 0, local)
+
+
+def _pow_exponent(g: Node, y: Node, a: Node, b: Node) -> Node:
+    # 0**b is the constant 0 for b >= 0, where 0 * log(0) would be NaN.
+    flat = eq(a, 0) & (b >= 0)
+    return g * (y * OPS["log"](OPS["where"](flat, 1, a)))
+
+
+# For integers: truncated to an integer where the exponent is negative.
+pow_ = elementwise(
+    "pow",
+    types=numeric,
+    evaluate=_evaluate_pow,
+    vjp=(_pow_base, _pow_exponent),
+    scalar="pow({x0}, {x1})",
+    sample=(Domain(0.3, 2.0), Domain(-2.0, 3.0, avoid=(0.0, 1.0, 2.0))),
+    grad_name="PowBackward1",
 )
 
-where = elementwise(
-    "where",
+neg = elementwise("neg", types=numeric, evaluate=np.negative, vjp=lambda g, y, x: -g, scalar="-{x}")
+
+abs_ = elementwise(
+    "abs",
+    types=numeric,
+    evaluate=np.absolute,
+    vjp=lambda g, y, x: g * sign(x),
+    scalar="fabs({x})",
+    sample=nonzero,
+)
+
+# NaN for NaN, as in NumPy.
+sign = elementwise(
+    "sign",
+    types=numeric,
+    evaluate=np.sign,
+    vjp=lambda g, y, x: zeros_like(x),
+    scalar="1 if {x} > 0 else (-1 if {x} < 0 else {x})",
+    sample=nonzero,
+)
+
+square = elementwise(
+    "square",
+    types=numeric,
+    evaluate=np.square,
+    vjp=lambda g, y, x: g * (2 * x),
+    scalar="{x} * {x}",
+    grad_name="PowBackward0",
+)
+
+reciprocal = elementwise(
+    "reciprocal",
+    types=floating,
+    evaluate=np.reciprocal,
+    vjp=lambda g, y, x: -g * (y * y),
+    scalar="1.0 / {x}",
+    sample=nonzero,
+)
+
+# The value without its gradient: for shifts that a formula is known not to depend on.
+detach = elementwise(
+    "detach", types=anything, evaluate=lambda x: x, vjp=NONDIFFERENTIABLE, scalar="{x}"
+)
+
+eq = elementwise(
+    "eq",
     types=anything,
-    evaluate=np.where,
-    vjp=(None, lambda g, y, c, a, b: where(c, g, 0), lambda g, y, c, a, b: where(c, 0, g)),
-    scalar="{x1} if {x0} else {x2}",
-    condition=True,
+    evaluate=np.equal,
+    vjp=NONDIFFERENTIABLE,
+    scalar="{x0} == {x1}",
+    result=T.bool_,
 )
 
 
-def _infer_cast(x: TensorType, *, dtype: DType) -> TensorType:
+def _infer_cast(x: TensorType, *, dtype: T.DType) -> TensorType:
     return TensorType(dtype, x.shape)
 
 
@@ -80,7 +192,12 @@ cast = general(
     infer=_infer_cast,
     evaluate=lambda x, dtype: x.astype(dtype.numpy),
     vjp=lambda g, y, x, dtype: cast(g, dtype=x.dtype),
-    samples=[Sample(((3, 4),), {"dtype": T.float64}), Sample(((),), {"dtype": T.int32})],
+    samples=[
+        Sample(((3, 4),), {"dtype": T.float64}),
+        Sample(((),), {"dtype": T.int32}),
+        Sample(((0, 2),), {"dtype": T.bool_}),
+        Sample(((5,),), {"dtype": T.float32}),
+    ],
     sample_dtypes=anything,
     grad_name="ToCopyBackward0",
 )

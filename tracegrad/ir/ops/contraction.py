@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tracegrad.errors import DtypeError, ShapeError
-from tracegrad.ir.families import broadcast_shapes, general, numeric, unbroadcast
+from tracegrad.ir.families import broadcast_shapes, general, in_single, numeric, unbroadcast
 from tracegrad.ir.graph import Node
 from tracegrad.ir.op import OPS, Sample
 from tracegrad.ir.types import TensorType
@@ -32,7 +32,7 @@ matmul = general(
     "matmul",
     family="contraction",
     infer=_infer_matmul,
-    evaluate=np.matmul,
+    evaluate=in_single(np.matmul),
     vjp=(
         lambda g, y, a, b: unbroadcast(matmul(g, swap(b)), a.shape),
         lambda g, y, a, b: unbroadcast(matmul(swap(a), g), b.shape),
