@@ -1,37 +1,204 @@
-"""Compiled graphs on plain arrays."""
+"""Compiled graphs on plain arrays: from a graph to a program, and one native call to run it."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from tracegrad.codegen.calls import emit_call
+from tracegrad.codegen.cpu import Launch, emit
+from tracegrad.codegen.gemm import BatchAxis, Matrix, gemm_source, gemm_table
+from tracegrad.codegen.legalize import legalize
+from tracegrad.codegen.lowering import lower
+from tracegrad.codegen.memory_plan import plan
+from tracegrad.codegen.schedule import Buffer, Call, Kernel, Schedule, Step, View, schedule
 from tracegrad.ir.graph import Graph
-from tracegrad.ir.interpret import interpret
+from tracegrad.runtime import memory, program
+from tracegrad.runtime.blas import gemm_addresses
+from tracegrad.runtime.kernels import compile_kernel
 
+Array = np.ndarray[Any, Any]
 Layout = tuple[int, ...] | None
 
+# A thread takes at least so many elements: waking it costs about as much as this many simple ones.
+GRAIN = 16384
+# Outputs at least this large come from the pool, where their pages have been touched before.
+POOLED = 1 << 16
 
-@dataclass
+
+@dataclass(frozen=True)
+class KernelInfo:
+    """What one step of a program does: for `explain()`."""
+
+    name: str
+    description: str
+    bytes: int
+    source: str
+
+
 class Executable:
-    """A graph ready to run on arrays."""
+    """A graph ready to run on arrays.
 
-    graph: Graph
-    source: str = ""
-    kernels: list[Any] = field(default_factory=list)
-    compile_seconds: float = 0.0
+    Calling it with one value for each graph input returns fresh arrays that own their memory. Values are arrays of
+    exactly the planned dtype, shape and strides, or Python numbers for 0-d inputs. Inputs are never modified.
+    """
 
-    def __call__(self, values: Sequence[Any]) -> list[np.ndarray[Any, Any]]:
-        """The outputs for `values`, one for each graph input: arrays or Python numbers."""
+    def __init__(self, graph: Graph, layouts: Sequence[Layout] | None = None) -> None:
+        begin = time.perf_counter()
+        self.graph = graph
+        self.kernels: list[KernelInfo] = []
+        chosen = list(layouts) if layouts is not None else [None] * len(graph.inputs)
+        planned = schedule(legalize(graph), chosen)
+        self._outputs = tuple(
+            (node.shape, node.dtype.numpy, node.type.nbytes) for node in graph.outputs
+        )
+        self._dtypes = tuple(node.dtype.numpy for node in graph.inputs)
+        self._pooled = any(nbytes >= POOLED for _, _, nbytes in self._outputs)
+        self._keep: list[Array] = []
+        self._program, self._arena = self._assemble(planned)
+        self._run = self._program.run
+        self.compile_seconds = time.perf_counter() - begin
+
+    def __call__(self, values: Sequence[Any]) -> list[Array]:
         arrays = [
-            np.asarray(value, node.dtype.numpy)
-            for value, node in zip(values, self.graph.inputs, strict=True)
+            value if type(value) is np.ndarray else np.asarray(value, dtype)
+            for value, dtype in zip(values, self._dtypes, strict=True)
         ]
-        return [np.array(output) for output in interpret(self.graph, arrays)]
+        if self._pooled:
+            outputs = [new_array(*output) for output in self._outputs]
+        else:
+            outputs = [np.empty(shape, dtype) for shape, dtype, _ in self._outputs]
+        self._run(*arrays, *outputs, memory.scratch(self._arena), 0)
+        return outputs
+
+    @property
+    def source(self) -> str:
+        """The Numba source of every kernel, each once, then the order in which they run."""
+        sources: dict[str, str] = {}
+        for info in self.kernels:
+            sources.setdefault(info.name, info.source)
+        parts = [f"# {name}\n{text}" for name, text in sources.items()]
+        parts.append("".join(f"# {info.name}: {info.description}\n" for info in self.kernels))
+        return "\n\n".join(parts)
+
+    # ------------------------------------------------------------------ assembly
+
+    def _assemble(self, planned: Schedule) -> tuple[program.Program, int]:
+        """The program for a schedule, and the bytes of scratch that it needs."""
+        launches = [launch_of(step, planned) for step in planned.steps]
+        uses = [buffers_of(launch) for launch in launches]
+        offsets, arena = plan(uses)
+        inputs, outputs = len(planned.inputs), len(planned.outputs)
+        slots: dict[tuple[Buffer, int], int] = {}
+        buffers: list[program.Buffer] = []
+
+        def slot(kind: str, x: Any) -> int:
+            buffer = x if kind == "buffer" else x.buffer
+            shift = 0 if kind == "buffer" else x.offset * buffer.dtype.itemsize
+            if (buffer, shift) not in slots:
+                slots[buffer, shift] = len(buffers)
+                if buffer.kind == "input":
+                    base, start = buffer.position, 0
+                elif buffer.kind == "output":
+                    base, start = inputs + buffer.position, 0
+                elif buffer.kind == "temporary":
+                    base, start = inputs + outputs, offsets[buffer]
+                else:
+                    # A constant's address is fixed: an offset from the base 0, passed last.
+                    array = np.array(buffer.literal, order="C")
+                    self._keep.append(array)
+                    base, start = inputs + outputs + 1, array.ctypes.data
+                buffers.append(program.Buffer(base, start + shift))
+            return slots[buffer, shift]
+
+        steps: list[program.Step] = []
+        for step, launch in zip(planned.steps, launches, strict=True):
+            kernel = compile_kernel(launch.source)
+            table = [x if kind == "int" else slot(kind, x) for kind, x in launch.words]
+            serial = isinstance(step, Kernel) and step.serial
+            grain = launch.extent + 1 if serial else max(1, GRAIN // max(launch.work, 1))
+            steps.append(program.Step(kernel, table, launch.extent, grain))
+            moved = sum(x.nbytes for x in buffers_of(launch))
+            self.kernels.append(KernelInfo(kernel.name[:9], describe(step), moved, launch.source))
+        return program.Program(buffers, steps, inputs + outputs + 2), arena
+
+
+def launch_of(step: Step, planned: Schedule) -> Launch:
+    """The text and words of one step."""
+    if isinstance(step, Kernel):
+        return emit(lower(step, planned.places))
+    if step.node.op.name == "matmul":
+        return matmul_launch(step)
+    return emit_call(step)
+
+
+def buffers_of(launch: Launch) -> list[Buffer]:
+    """The buffers that a launch reads or writes, each once."""
+    found = [x if kind == "buffer" else x.buffer for kind, x in launch.words if kind != "int"]
+    return list(dict.fromkeys(found))
 
 
 def compile_graph(graph: Graph, layouts: Sequence[Layout] | None = None) -> Executable:
     """Compile `graph`; `layouts` gives element strides of inputs that are not C-contiguous."""
-    return Executable(graph)
+    return Executable(graph, layouts)
+
+
+def new_array(shape: tuple[int, ...], dtype: Any, nbytes: int) -> Array:
+    """An uninitialised array; a large one from the pool."""
+    if nbytes < POOLED:
+        return np.empty(shape, dtype)
+    block, offset, _ = memory.allocate(nbytes)
+    return np.ndarray(shape, dtype, buffer=block, offset=offset)
+
+
+def matmul_launch(call: Call) -> Launch:
+    """The launch of a matrix product whose operands BLAS can read as they are."""
+    a, b = call.operands
+    code = call.node.dtype.short
+    m, k = a.shape[-2:]
+    n = b.shape[-1]
+    lead = call.node.shape[:-2]
+    batch = [
+        BatchAxis(size, _step(a, axis, lead), _step(b, axis, lead), _step(call.target, axis, lead))
+        for axis, size in enumerate(lead)
+        if size != 1
+    ]
+    table = gemm_table(
+        gemm_addresses(code), _matrix(a, 0), _matrix(b, 1), _matrix(call.target, 2), m, n, k, batch
+    )
+    words: list[tuple[str, Any]] = [("int", x) for x in table]
+    for position, view in zip((2, 3, 4), (a, b, call.target), strict=True):
+        words[position] = ("view", view)
+    extent = 1
+    for axis in batch:
+        extent *= axis.size
+    return Launch(gemm_source(code), words, extent, m * n * k)
+
+
+def _step(view: View, axis: int, lead: tuple[int, ...]) -> int:
+    """The stride of a batch axis in an operand that may lack it or broadcast over it."""
+    own = axis - (len(lead) - (len(view.shape) - 2))
+    return 0 if own < 0 or view.shape[own] == 1 else view.strides[own]
+
+
+def _matrix(view: View, slot: int) -> Matrix:
+    rows, columns = view.shape[-2:]
+    row_stride, column_stride = view.strides[-2:]
+    if (columns == 1 or column_stride == 1) and (rows == 1 or row_stride >= columns):
+        return Matrix(slot, False, row_stride if rows != 1 else None)
+    return Matrix(slot, True, column_stride if columns != 1 else None)
+
+
+def describe(step: Step) -> str:
+    """One line on what a step computes."""
+    if isinstance(step, Call):
+        shapes = ", ".join(str(list(view.shape)) for view in step.operands)
+        return f"{step.node.op.name}({shapes})"
+    names = ", ".join(root.node.op.name for root in step.roots)
+    over = "x".join(map(str, step.domain)) or "1"
+    reduced = f", reducing loops {list(step.axes)}" if step.axes else ""
+    return f"{names} over {over}{reduced}"

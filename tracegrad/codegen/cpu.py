@@ -1,0 +1,391 @@
+"""Kernels as Numba source text for the CPU, with the table of integers that each launch hands to its kernel.
+
+The text holds the structure only: sizes, strides, offsets and constants are words of the table, read at the start. So
+one compiled kernel serves every size, and equal structures are equal text.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tracegrad.codegen.affine import Affine
+from tracegrad.codegen.formula import REGISTER, expression
+from tracegrad.codegen.lowering import Address, Block, Fold, Let, Lowered, Store
+from tracegrad.codegen.schedule import Buffer
+from tracegrad.ir.types import DType, float64
+
+HEADER = (
+    "from tracegrad.codegen.primitives import *\n\n\ndef kernel(pointers, table, start, stop):\n"
+)
+
+# A float accumulator takes so many elements before it is added to the row's total, which is in float64: short
+# enough that rounding stays below NumPy's pairwise sum, long enough that the inner loop is all vector work.
+RUN = 4096
+# Columns that a column-wise reduction keeps in cache while it walks the rows.
+STRIP = 2048
+
+Slot = tuple[str, Any]
+
+
+@dataclass
+class Launch:
+    """A kernel's text, the words it needs, and how far its outermost loop runs.
+
+    A word is ("buffer", Buffer), ("view", View) for a buffer from the view's offset on, or ("int", n); `extent` steps of the outermost loop, each of about
+    `work` elements.
+    """
+
+    source: str
+    words: list[Slot]
+    extent: int
+    work: int
+
+
+def emit(lowered: Lowered) -> Launch:
+    """The Numba source of a lowered kernel."""
+    return _Printer(lowered).run()
+
+
+class _Printer:
+    def __init__(self, lowered: Lowered) -> None:
+        self.lowered = lowered
+        self.kernel = lowered.kernel
+        self.words: list[Slot] = []
+        self.head: list[str] = []
+        self.body: list[str] = []
+        self.pointers: dict[Buffer, str] = {}
+        self.written = {address.buffer for address in self.addresses(writes=True)}
+        self.integers: dict[tuple[int, Affine | None, int], str] = {}
+        self.groups = self.collapse()
+        self.live = {loop for group in self.groups for loop, _ in group}
+
+    # ------------------------------------------------------------------ loops
+
+    def instructions(self) -> list[Any]:
+        blocks = [*self.lowered.passes, *self.lowered.rows]
+        return [x for block in blocks for x in block.code]
+
+    def addresses(self, writes: bool = False) -> list[Address]:
+        """All addresses of the kernel, or those it writes."""
+        kinds = (Store, Fold) if writes else (Store, Fold, Let)
+        return [
+            x.address for x in self.instructions() if isinstance(x, kinds) and x.address is not None
+        ]
+
+    def affines(self) -> list[Affine]:
+        found = [address.offset for address in self.addresses()]
+        found += [
+            x.index for x in self.instructions() if isinstance(x, Let) and x.index is not None
+        ]
+        found += [x.linear for x in self.instructions() if isinstance(x, Fold) and _is_arg(x)]
+        return found
+
+    def loop_groups(self) -> list[list[int]]:
+        """Loops that may be merged with their neighbours: rows, the reduced ones, a kept last one."""
+        kernel = self.kernel
+        if kernel.axes is None:
+            return [list(range(len(kernel.domain)))]
+        kept = list(kernel.kept)
+        if self.lowered.column:
+            return [kept[:-1], list(kernel.axes), kept[-1:]]
+        return [kept, list(kernel.axes)]
+
+    def collapse(self) -> list[list[tuple[int, int]]]:
+        """Merge neighbouring loops wherever every address steps evenly over both; (loop, size) by group."""
+        affines = self.affines()
+        groups: list[list[tuple[int, int]]] = []
+        for loops in self.loop_groups():
+            group: list[tuple[int, int]] = []
+            for loop in reversed(loops):
+                size = self.kernel.domain[loop]
+                if group:
+                    inner, extent = group[0]
+                    if all(a.coefs[loop] == a.coefs[inner] * extent for a in affines):
+                        group[0] = (inner, extent * size)
+                        continue
+                group.insert(0, (loop, size))
+            groups.append(group)
+        return groups
+
+    # ------------------------------------------------------------------ words
+
+    def word(self, kind: str, value: Any) -> int:
+        self.words.append((kind, value))
+        return len(self.words) - 1
+
+    def integer(self, value: int, hint: str) -> str:
+        """A name for an integer that is a word of the table."""
+        position = self.word("int", value)
+        name = f"{hint}{position}"
+        self.head.append(f"{name} = word(table, {position})")
+        return name
+
+    def pointer(self, buffer: Buffer) -> str:
+        name = self.pointers.get(buffer)
+        if name is None:
+            position = self.word("buffer", buffer)
+            name = f"p{position}"
+            number = sum(x in self.written for x in self.pointers)
+            if buffer in self.written and number < 16:
+                call = f"output_{buffer.dtype.short}(pointers, word(table, {position}), {number})"
+            else:
+                call = f"pointer_{buffer.dtype.short}(pointers, word(table, {position}))"
+            self.head.append(f"{name} = {call}")
+            self.pointers[buffer] = name
+        return name
+
+    def declare_constants(self) -> None:
+        for name, value, dtype in self.lowered.constants:
+            register = REGISTER[dtype.name]
+            if dtype.kind == "f":
+                (bits,) = struct.unpack("<q", struct.pack("<d", value))
+                position = self.word("int", bits)
+                self.head.append(f"{name} = {register}(real(table, {position}))")
+            else:
+                position = self.word("int", int(value))
+                read = f"word(table, {position})"
+                text = f"({read} != 0)" if dtype.kind == "b" else f"{register}({read})"
+                self.head.append(f"{name} = {text}")
+
+    # ------------------------------------------------------------------ text
+
+    def line(self, depth: int, text: str) -> None:
+        self.body.append("    " * depth + text)
+
+    def offset(self, affine: Affine, innermost: int | None) -> str:
+        """An affine function as text; only a unit step of the innermost loop is part of the structure."""
+        terms: list[str] = []
+        for loop, coef in enumerate(affine.coefs):
+            if coef == 0 or loop not in self.live:
+                continue
+            if coef == 1 and loop == innermost:
+                terms.append(f"i{loop}")
+            else:
+                key = (loop, affine, coef)
+                if key not in self.integers:
+                    self.integers[key] = self.integer(coef, "s")
+                terms.append(f"i{loop} * {self.integers[key]}")
+        if affine.const:
+            key = (-1, affine, affine.const)
+            if key not in self.integers:
+                self.integers[key] = self.integer(affine.const, "o")
+            terms.append(self.integers[key])
+        return " + ".join(terms) or "0"
+
+    def address(self, address: Address, innermost: int | None) -> str:
+        text = self.offset(address.offset, innermost)
+        for name, stride in address.gathered:
+            text += f" + i64({name}) * {self.integer(stride, 's')}"
+        return f"{self.pointer(address.buffer)}, {text}"
+
+    def code(self, block: Block, depth: int, innermost: int | None) -> None:
+        """The instructions of a block; folds go to their run's accumulator."""
+        for x in block.code:
+            if isinstance(x, Let):
+                self.line(depth, f"{x.name} = {self.value(x, innermost)}")
+            elif isinstance(x, Store):
+                self.store(x, depth, innermost)
+            else:
+                self.fold(x, depth, innermost)
+
+    def value(self, let: Let, innermost: int | None) -> str:
+        if let.address is not None:
+            read = "load_output" if let.address.buffer in self.written else "load"
+            return f"{read}({self.address(let.address, innermost)})"
+        if let.index is not None:
+            return self.offset(let.index, innermost)
+        return let.text
+
+    def store(self, store: Store, depth: int, innermost: int | None) -> None:
+        place = self.address(store.address, innermost)
+        value = store.value
+        if store.accumulate:
+            register = REGISTER[store.address.buffer.dtype.name]
+            value = f"{register}(load_output({place}) + {value})"
+        self.line(depth, f"store({place}, {value})")
+
+    def fold(self, fold: Fold, depth: int, innermost: int | None) -> None:
+        if self.lowered.column:
+            assert fold.address is not None
+            place = self.address(fold.address, innermost)
+            text = _combine(fold, exact=True).format(f"load_output({place})", fold.value)
+            self.line(depth, f"store({place}, {text})")
+        elif _is_arg(fold):
+            relation = ">" if fold.node.op.name == "argmax" else "<"
+            name, value = fold.name, fold.value
+            better = f"({value} {relation} {name}_best) | (({value} != {value}) & ({name}_best == {name}_best))"
+            self.line(depth, f"{name}_new = {better}")
+            self.line(
+                depth,
+                f"{name} = where({name}_new, i64({self.offset(fold.linear, innermost)}), {name})",
+            )
+            self.line(depth, f"{name}_best = where({name}_new, {value}, {name}_best)")
+        else:
+            run = f"{fold.name}_run"
+            self.line(depth, f"{run} = {_combine(fold).format(run, fold.value)}")
+
+    def run(self) -> Launch:
+        self.declare_constants()
+        if self.lowered.column:
+            extent = self.print_columns()
+        elif self.kernel.axes is None:
+            extent = self.print_map()
+        else:
+            extent = self.print_rows()
+        total = 1
+        for size in self.kernel.domain:
+            total *= size
+        head = "".join(f"    {line}\n" for line in self.head)
+        body = "".join(f"    {line}\n" for line in self.body)
+        return Launch(HEADER + head + body, self.words, extent, total // max(extent, 1))
+
+    def loops(self, group: Sequence[tuple[int, int]], depth: int, parallel: bool) -> int:
+        """Open the loops of a group; the depth inside."""
+        for loop, size in group:
+            if parallel:
+                self.line(depth, f"for i{loop} in range(start, stop):")
+                parallel = False
+            else:
+                self.line(depth, f"for i{loop} in range({self.integer(size, 'n')}):")
+            depth += 1
+        return depth
+
+    def print_map(self) -> int:
+        (group,) = self.groups
+        depth = self.loops(group, 0, parallel=True)
+        self.code(self.lowered.passes[0], depth, group[-1][0] if group else None)
+        return group[0][1] if group else 1
+
+    def print_rows(self) -> int:
+        outer, inner = self.groups
+        depth = self.loops(outer, 0, parallel=True)
+        row = outer[-1][0] if outer else None
+        self.code(self.lowered.rows[0], depth, row)
+        for block, after in zip(self.lowered.passes, self.lowered.rows[1:], strict=True):
+            self.print_pass(block, inner, depth)
+            self.code(after, depth, row)
+        return outer[0][1] if outer else 1
+
+    def print_pass(self, block: Block, inner: Sequence[tuple[int, int]], depth: int) -> None:
+        """One walk over the reduced loops."""
+        folds = [x for x in block.code if isinstance(x, Fold)]
+        for fold in folds:
+            if _is_arg(fold):
+                self.line(depth, f"{fold.name} = i64(0)")
+                self.line(depth, f"{fold.name}_best = {_identity(fold)}")
+            else:
+                self.line(depth, f"{fold.name} = {_total(fold, _identity(fold))}")
+        runs = [fold for fold in folds if not _is_arg(fold)]
+        at = depth
+        innermost = inner[-1][0] if inner else None
+        if not inner:
+            self.open_runs(runs, at)
+            self.code(block, at, None)
+        elif not runs:
+            at = self.loops(inner, at, parallel=False)
+            self.code(block, at, innermost)
+        else:
+            at = self.loops(inner[:-1], at, parallel=False)
+            loop, size = inner[-1]
+            end = self.integer(size, "n")
+            self.line(at, f"for b{loop} in range(0, {end}, {RUN}):")
+            at += 1
+            self.open_runs(runs, at)
+            self.line(at, f"for i{loop} in range(b{loop}, min(b{loop} + {RUN}, {end})):")
+            self.code(block, at + 1, innermost)
+        for fold in runs:
+            name = fold.name
+            run = _total(fold, f"{name}_run")
+            self.line(at, f"{name} = {_combine(fold, exact=True, total=True).format(name, run)}")
+        for fold in runs:
+            register = REGISTER[fold.node.dtype.name]
+            self.line(depth, f"{fold.name} = {register}({fold.name})")
+
+    def open_runs(self, runs: Sequence[Fold], depth: int) -> None:
+        for fold in runs:
+            self.line(depth, f"{fold.name}_run = {_identity(fold)}")
+
+    def print_columns(self) -> int:
+        """Walk the rows once for each strip of columns, accumulating in memory: every access is along a row."""
+        outer, reduced, (last,) = self.groups
+        folds = [x for x in self.lowered.passes[0].code if isinstance(x, Fold)]
+        loop, size = last
+        if outer:
+            depth = self.loops(outer, 0, parallel=True)
+            lo, hi = "0", self.integer(size, "n")
+        else:
+            depth = 0
+            lo, hi = "start", "stop"
+        self.line(depth, f"for b{loop} in range({lo}, {hi}, {STRIP}):")
+        depth += 1
+        self.line(depth, f"e{loop} = min(b{loop} + {STRIP}, {hi})")
+        columns = f"for i{loop} in range(b{loop}, e{loop}):"
+        self.line(depth, columns)
+        self.code(self.lowered.rows[0], depth + 1, loop)
+        for fold in folds:
+            assert fold.address is not None
+            self.line(depth + 1, f"store({self.address(fold.address, loop)}, {_identity(fold)})")
+        inside = self.loops(reduced, depth, parallel=False)
+        self.line(inside, columns)
+        self.code(self.lowered.rows[0], inside + 1, loop)
+        self.code(self.lowered.passes[0], inside + 1, loop)
+        epilogue = self.lowered.rows[1]
+        if epilogue.code:
+            self.line(depth, columns)
+            self.code(self.lowered.rows[0], depth + 1, loop)
+            for fold in folds:
+                assert fold.address is not None
+                place = self.address(fold.address, loop)
+                self.line(depth + 1, f"{fold.name} = load_output({place})")
+            self.code(epilogue, depth + 1, loop)
+        return outer[0][1] if outer else size
+
+
+def _is_arg(fold: Fold) -> bool:
+    return fold.node.op.name in ("argmax", "argmin")
+
+
+def _operand(fold: Fold) -> DType:
+    return fold.node.inputs[0].dtype
+
+
+def _widened(fold: Fold) -> bool:
+    """Whether runs are added up in float64: sums and products of floats."""
+    return _operand(fold).kind == "f" and fold.node.op.name in ("sum", "prod")
+
+
+def _total(fold: Fold, value: str) -> str:
+    return f"f64({value})" if _widened(fold) else value
+
+
+def _combine(fold: Fold, exact: bool = False, total: bool = False) -> str:
+    """The folding step; `exact` keeps the order of additions, `total` works in the total's own type."""
+    dtype = float64 if total and _widened(fold) else _operand(fold)
+    combine = fold.node.op.scalar["combine"]
+    text = expression(combine, 2, dtype, dtype, fold=True)
+    if exact:
+        text = text.replace("_reassoc", "")
+        text = text.replace("add({0}, {1})", "({0} + {1})").replace("mul({0}, {1})", "({0} * {1})")
+    return text
+
+
+def _identity(fold: Fold) -> str:
+    """The value that a fold starts from, in the operand's register."""
+    dtype = _operand(fold)
+    register = REGISTER[dtype.name]
+    if _is_arg(fold):
+        token = "-inf" if fold.node.op.name == "argmax" else "+inf"
+    else:
+        token = fold.node.op.scalar["identity"]
+    if token not in ("-inf", "+inf"):
+        return f"{register}({token})"
+    if dtype.kind == "f":
+        return f"{register}({'-' if token == '-inf' else ''}f64(1.0) / f64(0.0))"
+    if dtype.kind == "b":
+        return f"{register}({token == '+inf'})"
+    bits = dtype.itemsize * 8
+    low, high = (0, 2**bits - 1) if dtype.kind == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    return f"{register}({low if token == '-inf' else high})"

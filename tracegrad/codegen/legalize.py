@@ -1,0 +1,74 @@
+"""The last graph-to-graph step: what has no kernel of its own is said in ops that have one."""
+
+from __future__ import annotations
+
+import math
+
+from tracegrad.codegen.schedule import BLOCK, LARGE
+from tracegrad.ir.graph import Builder, Graph, Node
+from tracegrad.ir.op import OPS
+
+
+def legalize(graph: Graph) -> Graph:
+    """`graph` with integer and float16 products as sums, and large whole-array reductions in two stages."""
+    with Builder(graph.name) as builder:
+        new: dict[Node, Node] = {}
+        for node in graph.inputs:
+            new[node] = builder.input(node.type, node.params["name"], node.loc)
+        for node in graph.nodes:
+            builder.loc = node.loc
+            inputs = [new[x] for x in node.inputs]
+            if node.op.name == "matmul" and node.dtype.name not in ("float32", "float64"):
+                new[node] = product_as_sum(*inputs)
+            elif node.op.family == "reduction" and is_whole(node):
+                new[node] = in_stages(node, inputs[0])
+            else:
+                new[node] = builder.adopt(node, inputs)
+        return builder.finish([new[x] for x in graph.outputs], graph.origin)
+
+
+def product_as_sum(a: Node, b: Node) -> Node:
+    """A matrix product for dtypes that BLAS does not know."""
+    left = OPS["reshape"](a, shape=(*a.shape, 1))
+    right = OPS["reshape"](b, shape=(*b.shape[:-2], 1, *b.shape[-2:]))
+    terms = left * right
+    return OPS["sum"](terms, axes=(terms.ndim - 2,), keepdims=False)
+
+
+def is_whole(node: Node) -> bool:
+    """Whether one reduction of a large array would be left to a single row."""
+    x = node.inputs[0]
+    if node.op.name in ("argmax", "argmin") or x.type.size <= LARGE:
+        return False
+    return node.type.size == 1
+
+
+def in_stages(node: Node, x: Node) -> Node:
+    """A whole-array reduction as rows first, then the column of their results, so that threads share the rows."""
+    shape = tuple(size for size in x.shape if size != 1)
+    rows = shape[0]
+    if len(shape) == 1 or not MIN_ROWS <= rows or x.type.size // rows > 16 * BLOCK:
+        rows = row_count(x.type.size)
+        if rows == 1:
+            return Builder.current().append(node.op, [x], node.params, node.loc)
+        shape = (rows, x.type.size // rows)
+    if x.shape != shape:
+        x = OPS["reshape"](x, shape=shape)
+    partial = node.op(x, axes=tuple(range(1, len(shape))), keepdims=False)
+    total = node.op(partial, axes=(0,), keepdims=False)
+    return OPS["reshape"](total, shape=node.shape) if node.shape else total
+
+
+MIN_ROWS = 8
+
+
+def row_count(size: int) -> int:
+    """A divisor of `size` that cuts it into rows of about BLOCK elements; 1 when there is none near."""
+    wanted = size // BLOCK
+    for rows in range(wanted, min(4 * wanted, math.isqrt(size)) + 1):
+        if size % rows == 0:
+            return rows
+    for rows in range(wanted, MIN_ROWS - 1, -1):
+        if size % rows == 0:
+            return rows
+    return 1

@@ -1,0 +1,418 @@
+"""From a scheduled kernel to instructions: what is loaded, computed, folded and stored, pass by pass.
+
+The instructions know their addresses as affine functions of the loops and say nothing of text or target. A kernel that
+reduces has *row level* (once for each row) and *inner level* (for each element); the inner level is walked in passes,
+since a value that needs a finished reduction has to wait for the next walk over the row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tracegrad.codegen.affine import (
+    VIEWS,
+    Affine,
+    Index,
+    Shape,
+    View,
+    align,
+    dot,
+    identity,
+    row_major,
+    squeeze,
+    through,
+)
+from tracegrad.codegen.formula import REGISTER, expression
+from tracegrad.codegen.schedule import Buffer, Kernel, Root
+from tracegrad.ir.graph import Node, scalar_value
+from tracegrad.ir.types import DType, int64
+
+PRELUDE = -1
+"""The row-level stage before the first pass."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """`offset + sum(value * stride)` elements into a buffer; the values are index variables read from data."""
+
+    buffer: Buffer
+    offset: Affine
+    gathered: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass
+class Let:
+    """`name = expression`: a formula over earlier names, or with `address` a load, or with `index` a loop index."""
+
+    name: str
+    text: str = ""
+    address: Address | None = None
+    index: Affine | None = None
+
+
+@dataclass
+class Store:
+    """Write a value to memory, or add it there."""
+
+    address: Address
+    value: str
+    accumulate: bool = False
+
+
+@dataclass
+class Fold:
+    """Fold a value into an accumulator of the row."""
+
+    name: str
+    value: str
+    node: Node
+    linear: Affine
+    address: Address | None = None
+
+
+Instruction = Let | Store | Fold
+
+
+@dataclass(eq=False)
+class Block:
+    """Instructions of one level and stage."""
+
+    code: list[Instruction] = field(default_factory=list)
+    known: dict[Any, str] = field(default_factory=dict)
+
+
+@dataclass
+class Lowered:
+    """A kernel's instructions. `rows[s + 1]` runs after pass `s`; `rows[0]` before all passes."""
+
+    kernel: Kernel
+    passes: list[Block]
+    rows: list[Block]
+    constants: list[tuple[str, Any, DType]]
+    column: bool
+
+
+def lower(kernel: Kernel, places: dict[Node, View]) -> Lowered:
+    """The instructions of `kernel`; `places` tells where the values in memory are."""
+    return _Lowering(kernel, places).run()
+
+
+class _Lowering:
+    def __init__(self, kernel: Kernel, places: dict[Node, View]) -> None:
+        self.kernel = kernel
+        self.places = places
+        self.rank = len(kernel.domain)
+        self.made: dict[Node, Root] = {}
+        self.stage_of_root: dict[Node, int] = {}
+        self.stages: dict[tuple[Node, Index], int] = {}
+        self.passes: list[Block] = []
+        self.rows: list[Block] = [Block()]
+        self.constants: dict[Any, tuple[str, Any, DType]] = {}
+        self.count = 0
+        last = self.rank - 1
+        self.column = bool(kernel.axes) and last not in (kernel.axes or ())
+        if self.column and any(
+            root.fold and (root.node.dtype.name == "float16" or root.node.op.name.startswith("arg"))
+            for root in kernel.roots
+        ):
+            # Memory cannot hold the accumulator: walk each column instead.
+            self.column = False
+
+    def run(self) -> Lowered:
+        for root in self.kernel.roots:
+            self.lower_root(root)
+        while len(self.rows) <= len(self.passes):
+            self.rows.append(Block())
+        return Lowered(
+            self.kernel, self.passes, self.rows, list(self.constants.values()), self.column
+        )
+
+    def lower_root(self, root: Root) -> None:
+        kernel = self.kernel
+        value = root.value
+        inner = squeeze(value.shape) == kernel.domain
+        index = identity(value.shape)
+        if not inner:
+            index = tuple(self.spread(entry) for entry in index)
+        if root.origin is not None and value not in self.made:
+            block = self.pass_block(0) if inner else self.row_block(PRELUDE)
+            self.stage_of_root[root.node] = 0 if inner else PRELUDE
+            name = self.load(block, root.origin, index, (value, index))
+            self.finish(root, block, name, index)
+        else:
+            stage = self.stage(value, index, root)
+            if inner:
+                block = self.pass_block(stage + 1)
+                self.stage_of_root[root.node] = stage + 1
+            else:
+                block = self.row_block(stage)
+                self.stage_of_root[root.node] = stage
+            name = self.emit(value, index, block, root)
+            self.finish(root, block, name, index)
+        if root.fold or (root.value is root.node and root.origin is None):
+            self.made[root.node] = root
+
+    def spread(self, entry: Affine) -> Affine:
+        """A function of the row's own loops as a function of all loops of the kernel."""
+        coefs = [0] * self.rank
+        for loop, coef in zip(self.kernel.kept, entry.coefs, strict=True):
+            coefs[loop] = coef
+        return Affine(entry.const, tuple(coefs))
+
+    def finish(self, root: Root, block: Block, name: str, index: Index) -> None:
+        """Store or fold the value of a root."""
+        if root.fold:
+            shape = root.value.shape
+            axes = root.node.params["axes"]
+            reduced = [i for i in axes]
+            strides = row_major(tuple(shape[i] for i in reduced))
+            linear = dot(tuple(index[i] for i in reduced), strides, self.rank)
+            target = self.row_address(root) if root.target is not None else None
+            accumulator = f"r{len(self.stage_of_root)}"
+            block.code.append(Fold(accumulator, name, root.node, linear, target))
+            self.row_block(self.stage_of_root[root.node]).known[root.node] = accumulator
+            if target is not None and not self.column:
+                row = self.row_block(self.stage_of_root[root.node])
+                row.code.append(Store(target, accumulator))
+        elif root.target is not None:
+            gathered: list[tuple[str, int]] = []
+            target_view = root.target
+            if root.indices:
+                lead = len(target_view.shape) - (len(root.value.shape) - self.lead(root))
+                for x, stride in zip(root.indices, target_view.strides, strict=False):
+                    at = align(
+                        index[: self.lead(root)], root.value.shape[: self.lead(root)], x.shape
+                    )
+                    gathered.append((self.emit(x, at, block, root), stride))
+                rest = index[self.lead(root) :]
+                offset = dot(rest, target_view.strides[lead:], self.rank, target_view.offset)
+            else:
+                offset = dot(index, target_view.strides, self.rank, target_view.offset)
+            address = Address(target_view.buffer, offset, tuple(gathered))
+            block.code.append(Store(address, name, root.accumulate))
+
+    @staticmethod
+    def lead(root: Root) -> int:
+        """How many leading axes of a scattered value are the broadcast shape of its indices."""
+        return max((x.ndim for x in root.indices), default=0)
+
+    def row_address(self, root: Root) -> Address:
+        """Where a reduction's result goes."""
+        assert root.target is not None
+        node = root.node
+        index = tuple(self.spread(entry) for entry in identity(node.shape))
+        return Address(
+            root.target.buffer, dot(index, root.target.strides, self.rank, root.target.offset)
+        )
+
+    def pass_block(self, number: int) -> Block:
+        while len(self.passes) <= number:
+            self.passes.append(Block())
+        return self.passes[number]
+
+    def row_block(self, stage: int) -> Block:
+        while len(self.rows) <= stage + 1:
+            self.rows.append(Block())
+        return self.rows[stage + 1]
+
+    # ------------------------------------------------------------------ stages
+
+    def is_row_level(self, root: Root) -> bool:
+        return root.fold or squeeze(root.value.shape) != self.kernel.domain
+
+    def stage(self, node: Node, index: Index, root: Root) -> int:
+        """The last pass that must be over before this value can be computed; PRELUDE if none."""
+        made = self.made.get(node)
+        if made is not None and self.is_row_level(made):
+            return self.stage_of_root[node]
+        if node in self.places and made is None and node is not root.node:
+            return PRELUDE
+        key = (node, index)
+        found = self.stages.get(key)
+        if found is None:
+            operands = self.operands(node, index)
+            found = max((self.stage(x, at, root) for x, at in operands), default=PRELUDE)
+            self.stages[key] = found
+        return found
+
+    def operands(self, node: Node, index: Index) -> list[tuple[Node, Index]]:
+        """The inputs that are computed to compute `node`, with their indices."""
+        if node.op.name in VIEWS:
+            pulled = through(node, index, self.kernel.domain)
+            return [] if pulled is None else [(node.inputs[0], pulled)]
+        if node.op.name == "gather":
+            lead = node.ndim - (node.inputs[0].ndim - len(node.inputs) + 1)
+            return [(x, align(index[:lead], node.shape[:lead], x.shape)) for x in node.inputs[1:]]
+        return [(x, align(index, node.shape, x.shape)) for x in node.inputs]
+
+    # ------------------------------------------------------------------ values
+
+    def fresh(self) -> str:
+        self.count += 1
+        return f"v{self.count}"
+
+    def let(self, block: Block, key: Any, text: str) -> str:
+        name = self.fresh()
+        block.code.append(Let(name, text))
+        block.known[key] = name
+        return name
+
+    def find(self, block: Block, key: Any) -> str | None:
+        """The name of a value already computed where `block` can see it."""
+        if key in block.known:
+            return block.known[key]
+        limit = self.passes.index(block) if block in self.passes else self.rows.index(block) - 1
+        visible = self.rows[: limit + 1] if block in self.passes else self.rows[: limit + 2]
+        return next((row.known[key] for row in visible if key in row.known), None)
+
+    def emit(self, node: Node, index: Index, block: Block, root: Root | None = None) -> str:
+        """The name of `node` at `index`, computed in `block` if it is not yet known there."""
+        made = self.made.get(node)
+        if made is not None and made.fold:
+            known = self.find(block, node)
+            assert known is not None, f"{node} is read before its pass is over"
+            return known
+        key = (node, index)
+        known = self.find(block, key)
+        if known is not None:
+            return known
+        if node in self.places and made is None and (root is None or node is not root.node):
+            return self.load(block, self.places[node], index, key)
+        if made is not None and made.target is not None and self.is_other_block(made, block):
+            return self.load(block, self.places[node], index, key)
+        return self.compute(node, index, block, root)
+
+    def is_other_block(self, made: Root, block: Block) -> bool:
+        """Whether a value stored by this kernel was stored in an earlier pass."""
+        stage = self.stage_of_root[made.node]
+        return not self.is_row_level(made) and block is not self.pass_block(stage)
+
+    def load(self, block: Block, view: View, index: Index, key: Any) -> str:
+        offset = dot(index, view.strides, self.rank, view.offset)
+        at = ("load", view.buffer, offset)
+        known = self.find(block, at)
+        if known is None:
+            known = self.fresh()
+            block.code.append(Let(known, address=Address(view.buffer, offset)))
+            block.known[at] = known
+        block.known[key] = known
+        return known
+
+    def compute(self, node: Node, index: Index, block: Block, root: Root | None) -> str:
+        key = (node, index)
+        name = node.op.name
+        if name == "constant":
+            known = self.constant(node)
+        elif name in VIEWS:
+            known = self.view(node, index, block, root)
+        elif name == "gather":
+            known = self.gather(node, index, block, root)
+        elif name == "iota":
+            known = self.iota(node, index, block)
+        elif name in ("uniform", "normal", "random_bits"):
+            arguments = [self.emit(x, (), block, root) for x in node.inputs]
+            linear = dot(index, row_major(node.shape), self.rank)
+            counter = self.index(block, linear)
+            register = REGISTER[node.dtype.name]
+            text = (
+                f"{register}(philox_{name}_{node.dtype.short}({', '.join(arguments)}, {counter}))"
+            )
+            return self.let(block, key, text)
+        elif name == "cast":
+            argument = self.emit(node.inputs[0], index, block, root)
+            return self.let(block, key, conversion(argument, node.inputs[0].dtype, node.dtype))
+        else:
+            arguments = [
+                self.emit(x, align(index, node.shape, x.shape), block, root) for x in node.inputs
+            ]
+            dtype = node.inputs[-1].dtype
+            text = expression(node.op.scalar, len(arguments), dtype, node.dtype)
+            return self.let(block, key, text.format(*arguments))
+        block.known[key] = known
+        return known
+
+    def view(self, node: Node, index: Index, block: Block, root: Root | None) -> str:
+        source = node.inputs[0]
+        pulled = through(node, index, self.kernel.domain)
+        if pulled is not None:
+            return self.emit(source, pulled, block, root)
+        place = self.places[source]
+        flat = dot(index, row_major(node.shape), self.rank, place.offset)
+        address = Address(place.buffer, flat)
+        name = self.fresh()
+        block.code.append(Let(name, address=address))
+        return name
+
+    def gather(self, node: Node, index: Index, block: Block, root: Root | None) -> str:
+        source = node.inputs[0]
+        indices = node.inputs[1:]
+        rest = source.ndim - len(indices)
+        lead = node.ndim - rest
+        view = self.source_view(source)
+        gathered: list[tuple[str, int]] = []
+        for x, stride in zip(indices, view.strides, strict=False):
+            at = align(index[:lead], node.shape[:lead], x.shape)
+            gathered.append((self.emit(x, at, block, root), stride))
+        offset = dot(index[lead:], view.strides[len(indices) :], self.rank, view.offset)
+        name = self.fresh()
+        block.code.append(Let(name, address=Address(view.buffer, offset, tuple(gathered))))
+        return name
+
+    def source_view(self, node: Node) -> View:
+        """What a gather reads from, as strides."""
+        if node in self.places:
+            return self.places[node]
+        index: Index | None = identity(node.shape)
+        loops = squeeze(node.shape)
+        current = node
+        while current not in self.places:
+            assert index is not None
+            source = current.inputs[0]
+            if (
+                current.op.name == "reshape"
+                and source in self.places
+                and self.places[source].is_contiguous()
+            ):
+                place = self.places[source]
+                return View(place.buffer, place.offset, row_major(node.shape), node.shape)
+            index = through(current, index, loops)
+            current = source
+        assert index is not None
+        place = self.places[current]
+        offset = dot(index, place.strides, len(loops), place.offset)
+        coefs = iter(offset.coefs)
+        strides = tuple(0 if size == 1 else next(coefs) for size in node.shape)
+        return View(place.buffer, offset.const, strides, node.shape)
+
+    def iota(self, node: Node, index: Index, block: Block) -> str:
+        counter = self.index(block, index[node.params["axis"]])
+        return conversion(counter, int64, node.dtype)
+
+    def index(self, block: Block, position: Affine) -> str:
+        key = ("index", position)
+        known = block.known.get(key)
+        if known is None:
+            known = self.fresh()
+            block.code.append(Let(known, index=position))
+            block.known[key] = known
+        return known
+
+    def constant(self, node: Node) -> str:
+        value = scalar_value(node)
+        key = (node.params["value"], node.dtype)
+        if key not in self.constants:
+            self.constants[key] = (f"c{len(self.constants)}", value, node.dtype)
+        return self.constants[key][0]
+
+
+def conversion(name: str, source: DType, target: DType) -> str:
+    """The text that converts a register from one dtype to another."""
+    if source is target:
+        return name
+    if target.kind == "b":
+        return f"({name} != {REGISTER[source.name]}(0))"
+    if source.kind == "f" and target.kind in "iu":
+        # Through int64, so that a negative value wraps in an unsigned type as in NumPy.
+        return f"{REGISTER[target.name]}(int64({name}))"
+    return f"{REGISTER[target.name]}({name})"
