@@ -71,7 +71,7 @@ def call(owner: int, arguments: int, count: int) -> int:
             call_kernel(word(step, 0), pointers, program + 8 * word(step, 1), 0, extent)
         step += 32
 
-    none = word(program, 9)
+    none: int = word(program, 9)
     _keep(none)
     return none
 

@@ -37,7 +37,7 @@ KERNEL_SIGNATURE = "void(intp, intp, intp, intp)"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kernel:
-    """A compiled kernel: the address of `void(intp, intp, intp, intp)`, kept alive with its code."""
+    """Machine code with the C signature that it was compiled for, at an address, kept alive."""
 
     name: str
     source: str
@@ -127,7 +127,8 @@ def _toolchain() -> str:
     from tracegrad.codegen import primitives
     from tracegrad.codegen.primitives import vectormath
 
-    if numba.config.DISABLE_JIT:
+    settings: Any = numba.config
+    if settings.DISABLE_JIT:
         raise RuntimeError("compiled kernels need Numba's JIT, but NUMBA_DISABLE_JIT is set")
     # The vector library has to be in the process before cached code that refers to it is linked.
     widths = vectormath.vector_widths()
@@ -136,9 +137,10 @@ def _toolchain() -> str:
         sys.version,
         numba.__version__,
         llvmlite.__version__,
-        numba.config.CPU_NAME or binding.get_host_cpu_name(),
-        numba.config.CPU_FEATURES or binding.get_host_cpu_features().flatten(),
-        f"opt {numba.config.OPT}",
+        f"CPU {settings.CPU_NAME} {settings.CPU_FEATURES}",
+        binding.get_host_cpu_name(),
+        binding.get_host_cpu_features().flatten(),
+        f"opt {settings.OPT}",
         f"libmvec {widths}",
         *[(folder / name).read_text() for name in _VOCABULARY],
     ]
@@ -244,4 +246,5 @@ def _start_threads() -> None:
     """Start Numba's thread pool, which cached parallel code expects to exist."""
     from numba.np.ufunc import parallel
 
-    parallel._launch_threads()
+    launch: Any = parallel._launch_threads
+    launch()

@@ -114,7 +114,7 @@ def _take(size: int) -> tuple[Block, int]:
 def _make(size: int, queue: deque[tuple[Block, int]]) -> tuple[Block, int]:
     """A new block, known to the pool."""
     if _statistics.pooled_bytes + size > _limit:
-        empty_cache(_limit // 2)
+        empty_cache(max(0, min(_limit // 2, _limit - size)))
     block, address = _new_block(size)
     _statistics.made += 1
     _statistics.made_bytes += size
@@ -130,7 +130,7 @@ def _new_block(size: int) -> tuple[Block, int]:
     offset = -raw.ctypes.data % alignment
     # Through a memoryview, because a slice of `raw` would be a view: `raw` would be what views of
     # the slice refer to, and the slice's own count would say nothing.
-    block = np.frombuffer(memoryview(raw)[offset : offset + size], np.uint8)
+    block = np.frombuffer(raw.data[offset : offset + size], np.uint8)
     return block, block.ctypes.data
 
 
@@ -144,7 +144,7 @@ def _count_references() -> int:
 _UNSHARED = _count_references()
 
 
-# -------------------------------------------------------------------------------------- housekeeping
+# ------------------------------------------------------------------------------------- housekeeping
 
 
 def _total_memory() -> int:
@@ -199,7 +199,7 @@ def memory_stats() -> MemoryStatistics:
     return MemoryStatistics(**{**values, "free_bytes": free})
 
 
-# ------------------------------------------------------------------------------------------- scratch
+# ------------------------------------------------------------------------------------------ scratch
 
 _arena: Block = _new_block(_SLAB)[0]
 

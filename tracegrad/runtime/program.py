@@ -104,7 +104,7 @@ def _assemble(buffers: Sequence[Buffer], steps: Sequence[Step], bases: int) -> A
     return np.array(words + tables, np.int64)
 
 
-# ------------------------------------------------------------------------------- the native function
+# ------------------------------------------------------------------------------ the native function
 
 
 class _MethodDefinition(ctypes.Structure):
@@ -144,7 +144,7 @@ def _function_type() -> Any:
     return prototype(("PyCFunction_NewEx", ctypes.pythonapi))
 
 
-# ------------------------------------------------------------------------------------------- threads
+# ------------------------------------------------------------------------------------------ threads
 
 
 def _default_threads() -> int:

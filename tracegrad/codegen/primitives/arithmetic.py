@@ -9,13 +9,29 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
+from numba import extending
+from numba.core import types as numba_types
+
+# Numba's decorators and type constructors carry no usable types.
+intrinsic: Any = extending.intrinsic
+types: Any = numba_types
 
 __all__ = [
-    *("add_reassoc", "mul_reassoc", "maximum_reassoc", "minimum_reassoc"),
-    *("maximum", "minimum", "where"),
-    *("f32", "f64", "i8", "i16", "i32", "i64", "u8", "b1"),
+    "add_reassoc",
+    "mul_reassoc",
+    "maximum_reassoc",
+    "minimum_reassoc",
+    "maximum",
+    "minimum",
+    "where",
+    "f32",
+    "f64",
+    "i8",
+    "i16",
+    "i32",
+    "i64",
+    "u8",
+    "b1",
 ]
 
 

@@ -9,10 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
+from numba import extending
 from numba.core import cgutils, types
-from numba.extending import intrinsic
 
 from tracegrad.codegen.primitives.buffers import Pointer
+
+# Numba's decorators and type constructors carry no usable types.
+intrinsic: Any = extending.intrinsic
+place_on_stack: Any = cgutils.alloca_once_value
 
 __all__ = ["advance", "gemm", "gemv"]
 
@@ -43,7 +47,7 @@ def _emit_call(builder: Any, address: Any, letters: str, code: str, arguments: A
             value = builder.fptrunc(argument, _REAL[code])
         else:
             value = argument
-        slot = cgutils.alloca_once_value(builder, value)
+        slot = place_on_stack(builder, value)
         passed.append(builder.bitcast(slot, _I8.as_pointer()))
     kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer()] * len(passed))
     builder.call(builder.inttoptr(address, kind.as_pointer()), passed)

@@ -12,21 +12,40 @@ from collections.abc import Iterable
 from typing import Any
 
 from llvmlite import ir
+from numba import extending
 from numba.core import types
-from numba.extending import intrinsic, models, register_model
+from numba.extending import models, register_model
+
+# Numba's decorators and type constructors carry no usable types.
+intrinsic: Any = extending.intrinsic
 
 __all__ = [
-    *("call_kernel", "load", "load_output", "real", "store"),
-    *("read_word", "store_word", "word"),
-    *("pointer_f16", "output_f16"),
-    *("pointer_f32", "output_f32"),
-    *("pointer_f64", "output_f64"),
-    *("pointer_i8", "output_i8"),
-    *("pointer_i16", "output_i16"),
-    *("pointer_i32", "output_i32"),
-    *("pointer_i64", "output_i64"),
-    *("pointer_u8", "output_u8"),
-    *("pointer_b1", "output_b1"),
+    "call_kernel",
+    "load",
+    "load_output",
+    "read_word",
+    "real",
+    "store",
+    "store_word",
+    "word",
+    "pointer_f16",
+    "pointer_f32",
+    "pointer_f64",
+    "pointer_i8",
+    "pointer_i16",
+    "pointer_i32",
+    "pointer_i64",
+    "pointer_u8",
+    "pointer_b1",
+    "output_f16",
+    "output_f32",
+    "output_f64",
+    "output_i8",
+    "output_i16",
+    "output_i32",
+    "output_i64",
+    "output_u8",
+    "output_b1",
 ]
 
 # Outputs of one kernel that are told apart for alias analysis; one more scope is for the rest.
@@ -46,7 +65,7 @@ _STORAGE: dict[str, tuple[Any, Any]] = {
     "b1": (ir.IntType(8), types.boolean),
 }
 
-# --------------------------------------------------------------------------- typed buffer pointers
+# ---------------------------------------------------------------------------- typed buffer pointers
 
 
 class Pointer(types.Type):
@@ -60,11 +79,11 @@ class Pointer(types.Type):
 
 
 @register_model(Pointer)
-class _PointerModel(models.PrimitiveModel):  # type: ignore[misc]
+class _PointerModel(models.PrimitiveModel):
     """A pointer is one machine address."""
 
     def __init__(self, manager: Any, kind: Pointer) -> None:
-        super().__init__(manager, kind, ir.IntType(8).as_pointer())
+        super().__init__(manager, kind, ir.IntType(8).as_pointer())  # type: ignore[no-untyped-call]
 
 
 _I64 = ir.IntType(64)

@@ -19,8 +19,12 @@ from typing import Any
 
 from llvmlite import binding, ir
 from llvmlite.ir.instructions import CallInstrAttributes
-from numba.core import types
-from numba.extending import intrinsic
+from numba import extending
+from numba.core import config, types
+
+# Numba's decorators and type constructors carry no usable types.
+intrinsic: Any = extending.intrinsic
+settings: Any = config
 
 VECTOR_LIBRARY = "libmvec.so.1"
 
@@ -29,10 +33,11 @@ VECTOR_LIBRARY = "libmvec.so.1"
 _WIDTHS = (("b", "sse4.1", 16), ("d", "avx2", 32), ("e", "avx512f", 64))
 
 _UNARY = (
-    "acos acosh asin asinh atan atanh cbrt cos cosh erf erfc exp exp2 expm1 lgamma log log10 "
-    "log1p log2 sin sinh tan tanh tgamma"
-).split()
-_BINARY = "atan2 fmod hypot nextafter pow".split()
+    *("acos", "acosh", "asin", "asinh", "atan", "atanh", "cbrt", "cos"),
+    *("cosh", "erf", "erfc", "exp", "exp2", "expm1", "lgamma", "log"),
+    *("log10", "log1p", "log2", "sin", "sinh", "tan", "tanh", "tgamma"),
+)
+_BINARY = ("atan2", "fmod", "hypot", "nextafter", "pow")
 
 # Name -> (LLVM intrinsic, number of operands).
 _INSTRUCTIONS = {
@@ -59,8 +64,13 @@ def vector_widths() -> tuple[tuple[str, int], ...]:
     if platform.machine() not in ("x86_64", "AMD64") or _open_library() is None:
         return ()
     binding.load_library_permanently(VECTOR_LIBRARY)
-    features = binding.get_host_cpu_features()
-    return tuple((letter, size) for letter, feature, size in _WIDTHS if features.get(feature))
+    # The features that Numba compiles for, which a user may have reduced: a wider call would be
+    # made with registers that the code does not use.
+    features = settings.CPU_FEATURES
+    if features is None:
+        features = binding.get_host_cpu_features().flatten()
+    present = features.split(",")
+    return tuple((letter, size) for letter, feature, size in _WIDTHS if f"+{feature}" in present)
 
 
 @cache
