@@ -224,6 +224,17 @@ class Builder:
         """A copy of another graph's node on this builder's `inputs`, keeping its line."""
         return self.append(node.op, inputs, node.params, node.loc)
 
+    def keep(self, node: Node) -> Node:
+        """The node itself, or the equal one that exists; its inputs must be this builder's own.
+
+        For passes: a node that a pass leaves alone needs no copy and no type inference.
+        """
+        key = (node.op, tuple(map(id, node.inputs)), tuple(node.params.items()))
+        found = self._numbers.setdefault(key, node) if node.op.pure else node
+        if found is node:
+            self.nodes.append(node)
+        return found
+
     def finish(self, outputs: Sequence[Node], origin: str = "") -> Graph:
         """The graph of everything that `outputs` need, in the order of appending."""
         outputs = tuple(outputs)

@@ -21,6 +21,7 @@ import numpy as np
 
 from tracegrad.ir.differentiate import joint_graph
 from tracegrad.ir.graph import Builder, Graph, Node, reachable
+from tracegrad.ir.passes import optimize
 
 # Prices beside the bytes themselves, in bytes: one more array to allocate, pass and wrap; one
 # more array to pass.
@@ -73,13 +74,16 @@ class Partition:
         return sum(x.type.nbytes for x in self.backward.inputs[: len(self.saved)])
 
 
-def partition(graph: Graph, wrt: Sequence[bool], given: Sequence[bool]) -> Partition:
-    """Differentiate `graph` and cut the result into forward and backward.
+def partition(
+    graph: Graph, wrt: Sequence[bool], given: Sequence[bool], *, fastmath: bool = False
+) -> Partition:
+    """Differentiate `graph`, optimise the joint graph, and cut it into forward and backward.
 
     `wrt` flags the inputs whose cotangents are wanted, `given` the outputs whose cotangents
     backward gets. GraphError if a flag stands at a value that is not floating.
     """
     joint, present = joint_graph(graph, wrt, given)
+    joint = optimize(joint, fastmath)
     return cut(joint, len(graph.inputs), len(graph.outputs), present)
 
 
