@@ -33,6 +33,11 @@ def local_cotangent(
     x = xs[i]
     if isinstance(op.vjp, _NonDifferentiable) or not x.dtype.is_floating_point:
         return None
+    if op.expand is not None and g.mask:
+        # The op's own rule would need the mask applied first; the ops that it stands for may not.
+        graph = expansion(op, [x.type for x in xs], params)
+        cotangent = expansion_cotangent(graph, i, g, xs)
+        return None if cotangent is None else peel(cotangent)
     if isinstance(op.vjp, tuple):
         rule = op.vjp[i]
         if rule is None:
@@ -183,13 +188,31 @@ def zeros(builder: Builder, type: TensorType) -> Node:
     return OPS["broadcast_to"](zero, shape=type.shape) if type.shape else zero
 
 
-def expansion_cotangent(graph: Graph, i: int, g: Node, xs: Sequence[Node]) -> Node | None:
+def expansion(op: Op, types: Sequence[TensorType], params: Mapping[str, Any]) -> Graph:
+    """What a composite op stands for, as a graph. GraphError for any other op."""
+    if op.expand is None:
+        raise GraphError(f"{op.name} is not a composite op")
+    with Builder(op.name) as builder:
+        inputs = [builder.input(type) for type in types]
+        return builder.finish([op.expand(*inputs, **params)])
+
+
+def expansion_cotangent(graph: Graph, i: int, g: Node | Masked, xs: Sequence[Node]) -> Node | None:
     """The cotangent of input `i` of a composite op whose expansion is `graph`, called on `xs`."""
-    wrt = [j == i for j in range(len(xs))]
-    if not xs[i].dtype.is_floating_point:
-        return None
-    backward, (present,) = _differentiated(graph, wrt, [True], primal=False)
-    return inline(Builder.current(), backward, [*xs, g])[0] if present else None
+    masked = g if isinstance(g, Masked) else Masked(g)
+    conditions = [condition for condition, _ in masked.mask]
+    with Builder(graph.name) as builder:
+        # Inputs of its own: two of `xs` may be one value, and each has its own cotangent.
+        inputs = [builder.input(x.type) for x in xs]
+        value = builder.input(masked.value.type)
+        mask = [builder.input(x.type) for x in conditions]
+        truths = [truth for _, truth in masked.mask]
+        own = Masked(value, tuple(zip(mask, truths, strict=True)))
+        (cotangent,) = pullback(inline(builder, graph, inputs), [own.node()], [inputs[i]])
+        if cotangent is None:
+            return None
+        backward = builder.finish([cotangent])
+    return inline(Builder.current(), backward, [*xs, masked.value, *conditions])[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ _COSTLY = frozenset({
     "atanh", "erf", "erfc", "sigmoid", "softplus",
 })
 # fmt: on
-_VIEWS = frozenset({"reshape", "transpose", "broadcast_to", "slice"})
+_FREE = frozenset({"constant", "iota", "reshape", "transpose", "broadcast_to", "slice", "detach"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ def _price_of_saving(x: Node, outputs: set[Node]) -> float:
 
 def _price_of_recomputing(x: Node) -> float:
     """0 for what is free, infinity for what backward must never do once more."""
-    if x.op.name == "constant" or x.op.name in _VIEWS:
+    if x.op.name in _FREE:
         return 0.0
     if not x.op.pure:
         return np.inf
