@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import report, systems, worker
+from benchmarks import contention, report, systems, worker
 from benchmarks.systems import OURS, SYSTEMS, System
 from benchmarks.workload import Workload
 from benchmarks.workloads import WORKLOADS
@@ -148,7 +148,8 @@ def measure(
         expected = expected or results
         ready.append(process)
 
-    times: dict[str, list[float]] = {process.system.key: [] for process in ready}
+    # Seconds of a call, and whether the turn was disturbed.
+    times: dict[str, list[tuple[float, bool]]] = {process.system.key: [] for process in ready}
     # A fixed shuffle of the turns: with one order throughout, the same system would always follow
     # the one that leaves the cache most disturbed.
     turns = random.Random(0)
@@ -158,12 +159,19 @@ def measure(
             if key in row.failures:
                 continue
             try:
-                times[key].append(process.ask("round", seconds))
+                median, others = process.ask("round", seconds)
             except WorkerError as failure:
                 row.failures[key] = str(failure)
-    for key, samples in times.items():
+                continue
+            times[key].append((median, others > contention.DISTURBED))
+    for key, turns_taken in times.items():
         if key in row.failures:
             continue
+        quiet = [median for median, disturbed in turns_taken if not disturbed]
+        row.disturbed[key] = 1 - len(quiet) / len(turns_taken)
+        # Disturbed turns are left out, unless that leaves too few; the report then says so.
+        enough = 2 * len(quiet) > len(turns_taken)
+        samples = quiet if enough else [median for median, _ in turns_taken]
         row.medians[key] = statistics.median(samples)
         low, _, high = statistics.quantiles(samples, n=4) if len(samples) > 1 else (0.0, 0.0, 0.0)
         row.spreads[key] = (high - low) / 2

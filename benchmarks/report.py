@@ -11,7 +11,10 @@ from benchmarks.systems import OURS, PEERS, SYSTEMS, THREADS, System
 
 @dataclass
 class Row:
-    """One workload: seconds of a call and of the first call by system key, and what went wrong."""
+    """One workload, by system key: seconds of a call and of the first call, and what went wrong.
+
+    `disturbed` is the share of turns in which another program used the machine.
+    """
 
     name: str
     about: str
@@ -19,6 +22,7 @@ class Row:
     spreads: dict[str, float] = field(default_factory=dict)
     first_calls: dict[str, float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    disturbed: dict[str, float] = field(default_factory=dict)
 
     def ratio(self, peers: tuple[System, ...] = PEERS) -> float | None:
         """Our time over that of the fastest of `peers`; below 1 we are faster."""
@@ -50,6 +54,7 @@ def render(rows: list[Row], import_seconds: dict[str, float], date: str, commit:
         *_times(rows, used),
         "",
         *_geometric_means(rows),
+        *_disturbances(rows, used),
         "",
         "## Cold start",
         "",
@@ -115,6 +120,23 @@ def _geometric_means(rows: list[Row]) -> list[str]:
     if singles:
         lines += ["", f"Geometric mean against each: {', '.join(singles)}."]
     return lines or ["No workload has both our time and a peer's."]
+
+
+def _disturbances(rows: list[Row], used: list[System]) -> list[str]:
+    busy = {
+        row.name: [system.title for system in used if row.disturbed.get(system.key, 0.0) >= 0.5]
+        for row in rows
+    }
+    cells = [f"{name}: {', '.join(titles)}" for name, titles in busy.items() if titles]
+    if not cells:
+        return []
+    return [
+        "",
+        "**The machine was busy.** In at least half of the turns, another program used it while "
+        "these were timed; do not trust them:",
+        "",
+        *(f"- {cell}" for cell in cells),
+    ]
 
 
 def _cold_starts(rows: list[Row], used: list[System], imports: dict[str, float]) -> list[str]:

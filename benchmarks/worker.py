@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import systems
+from benchmarks.contention import Watch
 from benchmarks.workload import Call
 from benchmarks.workloads import WORKLOADS
 
@@ -63,8 +64,10 @@ class Worker:
             durations.append(time.perf_counter() - started)
         self.calls_in_sample = max(1, round(SAMPLE_SECONDS / statistics.median(durations)))
 
-    def round(self, seconds: float) -> float:
-        """Time samples for about `seconds`; the median seconds of one call.
+    def round(self, seconds: float) -> tuple[float, float]:
+        """Time samples for about `seconds`.
+
+        Returns the median seconds of one call, and the share of the machine that others used.
 
         The result of a call is dropped at once, so that freeing it is part of its time. Garbage
         collection stays on, because users have it on.
@@ -74,6 +77,8 @@ class Worker:
         repeat = range(self.calls_in_sample)
         samples = []
         clock = time.perf_counter
+        watch = Watch()
+        began = clock(), time.process_time()
         # Another process has just used the caches: one sample to fetch back what is ours.
         for _ in repeat:
             call()
@@ -83,7 +88,8 @@ class Worker:
             for _ in repeat:
                 call()
             samples.append((clock() - started) / self.calls_in_sample)
-        return statistics.median(samples)
+        others = watch.share(clock() - began[0], time.process_time() - began[1])
+        return statistics.median(samples), others
 
     def drop(self) -> None:
         """Free the workload's memory."""
