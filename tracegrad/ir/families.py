@@ -1,31 +1,36 @@
-"""The families of ops: what all ops of a kind share, so that each op's own block holds only what is its own."""
+"""The families of ops: what all ops of a kind share, so that each op's own block holds only what is
+its own.
+"""
 
 from __future__ import annotations
 
 import string
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from tracegrad.errors import DimError, DtypeError, ShapeError
-from tracegrad.ir import types as T
 from tracegrad.ir.graph import Builder, Graph, Node
 from tracegrad.ir.op import OPS, Domain, Op, Rule, Sample, _NonDifferentiable, register
-from tracegrad.ir.types import DType, TensorType
+from tracegrad.ir.structure import frozen_params
+from tracegrad.ir.types import DTYPES, DType, TensorType, bool_, int64, type_of
 
 Shape = tuple[int, ...]
 
 # Sets of dtypes an op takes.
-floating = tuple(t for t in T.DTYPES if t.kind == "f")
-integral = tuple(t for t in T.DTYPES if t.kind in "iu")
+floating = tuple(t for t in DTYPES if t.kind == "f")
+integral = tuple(t for t in DTYPES if t.kind in "iu")
 numeric = (*integral, *floating)
-bits = (T.bool_, *integral)
-anything = T.DTYPES
+bits = (bool_, *integral)
+anything = DTYPES
+
+DEFAULT_DOMAIN = Domain()
 
 
 def broadcast_shapes(*shapes: Shape, op: str = "broadcast") -> Shape:
-    """NumPy's broadcasting of shapes; ShapeError naming the op and the first dimension that does not fit."""
+    """NumPy's broadcasting of shapes; ShapeError names the op and the first bad dimension."""
     ndim = max(map(len, shapes), default=0)
     result = [1] * ndim
     for shape in shapes:
@@ -44,11 +49,14 @@ def broadcast_shapes(*shapes: Shape, op: str = "broadcast") -> Shape:
 
 
 def normalize_axis(axis: int, ndim: int, op: str) -> int:
-    """`axis` counted from the front; DimError when out of range. A 0-d tensor has one dimension, as in PyTorch."""
+    """`axis` counted from the front; DimError when out of range. A 0-d tensor has one dimension, as
+    in PyTorch.
+    """
     bound = max(ndim, 1)
     if not -bound <= axis < bound:
         raise DimError(
-            f"{op}: Dimension out of range (expected to be in range of [{-bound}, {bound - 1}], but got {axis})"
+            f"{op}: Dimension out of range (expected to be in range of [{-bound}, {bound - 1}], "
+            f"but got {axis})"
         )
     return axis % bound
 
@@ -62,6 +70,11 @@ def _check_dtype(op: str, allowed: Sequence[DType], dtype: DType) -> None:
 def _fields(scalar: str) -> int:
     names = {name for _, name, _, _ in string.Formatter().parse(scalar) if name}
     return len(names)
+
+
+def default_grad_name(name: str) -> str:
+    """PyTorch's class name of the tape node of most ops: `log_softmax` is `LogSoftmaxBackward0`."""
+    return f"{name.title().replace('_', '')}Backward0"
 
 
 def unbroadcast(g: Node, shape: Shape) -> Node:
@@ -97,14 +110,16 @@ def permuted(x: Node, axes: Shape) -> Node:
     return x if axes == tuple(range(x.ndim)) else OPS["transpose"](x, axes=axes)
 
 
-def iota(shape: Shape, axis: int, dtype: DType = T.int64) -> Node:
-    """The index along `axis` at each element of `shape`, stored once and broadcast along the other axes."""
+def iota(shape: Shape, axis: int, dtype: DType = int64) -> Node:
+    """The index along `axis` at each element of `shape`: made for that axis and broadcast along the
+    others.
+    """
     thin = tuple(size if i == axis else 1 for i, size in enumerate(shape))
     return broadcast(OPS["iota"](shape=thin, axis=axis, dtype=dtype), shape)
 
 
 def in_single(evaluate: Callable[..., Any]) -> Callable[..., Any]:
-    """`evaluate` that computes float16 in float32, as compiled code does; the caller rounds once."""
+    """`evaluate` that computes float16 in float32, as compiled code does. The caller rounds."""
 
     def run(*arrays: Any, **params: Any) -> Any:
         return evaluate(
@@ -121,16 +136,17 @@ def elementwise(
     evaluate: Callable[..., Any],
     vjp: Rule | tuple[Rule | None, ...] | _NonDifferentiable,
     scalar: str,
-    sample: Domain | tuple[Domain, ...] = Domain(),
+    sample: Domain | tuple[Domain, ...] = DEFAULT_DOMAIN,
     result: DType | None = None,
     condition: bool = False,
     grad_name: str = "",
 ) -> Op:
     """An op applied to each element, with NumPy broadcasting.
 
-    All inputs have one dtype out of `types` (promotion has inserted casts before); the output has it too unless
-    `result` names another. `condition=True`: the first input is a bool besides (`where`). `scalar` is the loop body:
-    an expression of `{x}` for one input, `{x0}`, `{x1}` ... for more, in the vocabulary of codegen.
+    All inputs have one dtype out of `types` (promotion has inserted casts before); the output has
+    it too unless `result` names another. `condition=True`: the first input is a bool besides
+    (`where`). `scalar` is the loop body: an expression of `{x}` for one input, `{x0}`, `{x1}` ...
+    for more, in the vocabulary of codegen.
     The cotangents that the rules return are summed back to each input's shape by the family.
     """
     arity = _fields(scalar)
@@ -138,7 +154,7 @@ def elementwise(
 
     def infer(*inputs: TensorType) -> TensorType:
         data = inputs[1:] if condition else inputs
-        if condition and inputs[0].dtype is not T.bool_:
+        if condition and inputs[0].dtype is not bool_:
             raise DtypeError(f"{name}: the condition must be bool, not {inputs[0].dtype.name}")
         dtype = data[0].dtype
         _check_dtype(name, types, dtype)
@@ -172,7 +188,7 @@ def elementwise(
             arity,
             scalar=scalar,
             samples=samples,
-            grad_name=grad_name or f"{name.title().replace('_', '')}Backward0",
+            grad_name=grad_name or default_grad_name(name),
             sample_dtypes=tuple(types),
         )
     )
@@ -186,7 +202,9 @@ def reduced_shape(shape: Shape, axes: Shape, keepdims: bool) -> Shape:
 
 
 def restore_axes(node: Node, like: Shape, axes: Shape, keepdims: bool) -> Node:
-    """A reduction's output (or its cotangent) with the reduced axes back as size 1, ready to broadcast to `like`."""
+    """A reduction's output (or its cotangent) with the reduced axes back as size 1, ready to
+    broadcast to `like`.
+    """
     shape = reduced_shape(like, axes, keepdims=True)
     return node if keepdims or node.shape == shape else OPS["reshape"](node, shape=shape)
 
@@ -198,16 +216,16 @@ def reduction(
     evaluate: Callable[..., Any],
     vjp: Callable[..., Node | None] | _NonDifferentiable,
     scalar: dict[str, str],
-    sample: Domain = Domain(),
+    sample: Domain = DEFAULT_DOMAIN,
     result: DType | Callable[[DType], DType] | None = None,
     empty: bool = True,
     grad_name: str = "",
 ) -> Op:
     """An op that folds `axes` (sorted, non-negative) away: `op(x, axes=(0, 2), keepdims=False)`.
 
-    `vjp(g, y, x, axes)` gets `g` and `y` with the reduced axes kept as size 1. `scalar` has `identity` (a literal, or
-    "-inf"/"+inf" for the type's extremes) and `combine` of {a} and {x}. `empty=False`: reducing zero elements is an
-    error.
+    `vjp(g, y, x, axes)` gets `g` and `y` with the reduced axes kept as size 1. `scalar` has
+    `identity` (a literal, or "-inf"/"+inf" for the type's extremes) and `combine` of {a} and {x}.
+    `empty=False`: reducing zero elements is an error.
     """
 
     def infer(x: TensorType, *, axes: Shape, keepdims: bool = False) -> TensorType:
@@ -274,7 +292,9 @@ def general(
     scalar: Any = None,
     pure: bool = True,
 ) -> Op:
-    """An op of a family whose members share no rule: movement, indexing, contraction, random, control."""
+    """An op of a family whose members share no rule: movement, indexing, contraction, random,
+    control.
+    """
     rules = vjp if arity is None or isinstance(vjp, (tuple, _NonDifferentiable)) else (vjp,)
     return register(
         Op(
@@ -286,7 +306,7 @@ def general(
             arity,
             scalar=scalar,
             samples=tuple(samples),
-            grad_name=grad_name or f"{name.title().replace('_', '')}Backward0",
+            grad_name=grad_name or default_grad_name(name),
             pure=pure,
             sample_dtypes=tuple(sample_dtypes),
         )
@@ -297,22 +317,24 @@ def composite(
     name: str,
     *,
     expand: Callable[..., Node],
-    arity: int,
+    arity: int | None,
     samples: Sequence[Sample],
     evaluate: Callable[..., Any] | None = None,
-    vjp: tuple[Rule | None, ...] | None = None,
+    vjp: tuple[Rule | None, ...] | Rule | None = None,
     sample_dtypes: Sequence[DType] = floating,
     grad_name: str = "",
 ) -> Op:
-    """An op that is a name for a composition of others, so that the tape shows one node where PyTorch does.
+    """An op that is a name for a composition of others, so that the tape shows one node where
+    PyTorch does.
 
-    `expand(*nodes, **params)` says it in other ops; the first pass of compilation replaces it so. Type, evaluation
-    and gradient follow from the expansion unless a direct `evaluate` or `vjp` is given for speed or accuracy.
+    `expand(*nodes, **params)` says it in other ops; a pass of compilation replaces it so. Type,
+    evaluation and gradient follow from the expansion unless a direct `evaluate` or `vjp` is given
+    for speed or accuracy. `arity=None`: any number of inputs, as for an op.
     """
     cache: dict[Any, Graph] = {}
 
     def expansion(types: tuple[TensorType, ...], params: dict[str, Any]) -> Graph:
-        key = (types, tuple(params.items()))
+        key = (types, frozen_params(params))
         if key not in cache:
             if len(cache) > 512:
                 cache.clear()
@@ -328,28 +350,29 @@ def composite(
         from tracegrad.ir.interpret import interpret
 
         arrays = tuple(map(np.asarray, arrays))
-        graph = expansion(tuple(T.type_of(a) for a in arrays), params)
+        graph = expansion(tuple(type_of(a) for a in arrays), params)
         return interpret(graph, arrays)[0]
 
-    def derived(i: int) -> Rule:
-        def rule(g: Node, y: Node, *xs: Node, **params: Any) -> Node | None:
-            from tracegrad.ir.differentiate import expansion_cotangent
+    def derived(i: int, g: Node, y: Node, *xs: Node, **params: Any) -> Node | None:
+        from tracegrad.ir.differentiate import expansion_cotangent
 
-            return expansion_cotangent(expansion(tuple(x.type for x in xs), params), i, g, xs)
+        return expansion_cotangent(expansion(tuple(x.type for x in xs), params), i, g, xs)
 
-        return rule
-
+    if vjp is None:
+        vjp = derived if arity is None else tuple(partial(derived, i) for i in range(arity))
+    elif arity == 1 and not isinstance(vjp, tuple):
+        vjp = (vjp,)
     return register(
         Op(
             name,
             "composite",
             infer,
             evaluate or run,
-            vjp or tuple(derived(i) for i in range(arity)),
+            vjp,
             arity,
             samples=tuple(samples),
             expand=expand,
-            grad_name=grad_name or f"{name.title().replace('_', '')}Backward0",
+            grad_name=grad_name or default_grad_name(name),
             sample_dtypes=tuple(sample_dtypes),
         )
     )

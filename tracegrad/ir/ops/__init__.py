@@ -1,31 +1,43 @@
 """The op table: importing this package registers every op."""
 
 from tracegrad.ir.ops import (
+    activations,
     arithmetic,
+    arrangement,
+    combinations,
     comparison,
     contraction,
     exponential,
     indexing,
+    losses,
     movement,
+    normalization,
     random,
     reductions,
     rounding,
     scans,
     selection,
+    statistics,
     trigonometric,
 )
 
 __all__ = [
+    "activations",
     "arithmetic",
+    "arrangement",
+    "combinations",
     "comparison",
     "contraction",
     "exponential",
     "indexing",
+    "losses",
     "movement",
+    "normalization",
     "random",
     "reductions",
     "rounding",
     "scans",
     "selection",
+    "statistics",
     "trigonometric",
 ]

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.ir import types as T
 from tracegrad.ir.families import (
     anything,
     elementwise,
@@ -17,7 +16,7 @@ from tracegrad.ir.families import (
 )
 from tracegrad.ir.graph import Node, scalar_value
 from tracegrad.ir.op import NONDIFFERENTIABLE, OPS, Array, Domain, Sample
-from tracegrad.ir.types import TensorType
+from tracegrad.ir.types import DType, TensorType, bool_, float32, float64, int32
 
 nonzero = Domain(avoid=(0.0,), margin=0.3)
 
@@ -178,11 +177,11 @@ eq = elementwise(
     evaluate=np.equal,
     vjp=NONDIFFERENTIABLE,
     scalar="{x0} == {x1}",
-    result=T.bool_,
+    result=bool_,
 )
 
 
-def _infer_cast(x: TensorType, *, dtype: T.DType) -> TensorType:
+def _infer_cast(x: TensorType, *, dtype: DType) -> TensorType:
     return TensorType(dtype, x.shape)
 
 
@@ -193,10 +192,10 @@ cast = general(
     evaluate=lambda x, dtype: x.astype(dtype.numpy),
     vjp=lambda g, y, x, dtype: cast(g, dtype=x.dtype),
     samples=[
-        Sample(((3, 4),), {"dtype": T.float64}),
-        Sample(((),), {"dtype": T.int32}),
-        Sample(((0, 2),), {"dtype": T.bool_}),
-        Sample(((5,),), {"dtype": T.float32}),
+        Sample(((3, 4),), {"dtype": float64}),
+        Sample(((),), {"dtype": int32}),
+        Sample(((0, 2),), {"dtype": bool_}),
+        Sample(((5,),), {"dtype": float32}),
     ],
     sample_dtypes=anything,
     grad_name="ToCopyBackward0",

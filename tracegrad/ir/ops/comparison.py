@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.ir import types as T
 from tracegrad.ir.families import anything, bits, elementwise, floating, integral
 from tracegrad.ir.op import NONDIFFERENTIABLE, Domain, Op
+from tracegrad.ir.types import bool_
 
 
 def _comparison(name: str, evaluate: Callable[..., Any], symbol: str) -> Op:
@@ -19,7 +19,7 @@ def _comparison(name: str, evaluate: Callable[..., Any], symbol: str) -> Op:
         evaluate=evaluate,
         vjp=NONDIFFERENTIABLE,
         scalar=f"{{x0}} {symbol} {{x1}}",
-        result=T.bool_,
+        result=bool_,
     )
 
 
@@ -37,7 +37,7 @@ def _test(name: str, evaluate: Callable[..., Any]) -> Op:
         evaluate=evaluate,
         vjp=NONDIFFERENTIABLE,
         scalar=f"{name}({{x}})",
-        result=T.bool_,
+        result=bool_,
     )
 
 
@@ -70,7 +70,7 @@ bitwise_not = elementwise(
 
 logical_not = elementwise(
     "logical_not",
-    types=(T.bool_,),
+    types=(bool_,),
     evaluate=np.logical_not,
     vjp=NONDIFFERENTIABLE,
     scalar="not {x}",

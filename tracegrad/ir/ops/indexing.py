@@ -1,9 +1,10 @@
 """Indexing by arrays, and the index arrays themselves.
 
-`gather`, `scatter` and `scatter_add` take k int64 index arrays that broadcast together and address the first k axes:
-entry j of the result's leading shape is x[i0[j], ..., ik[j]]. An index outside of [0, size) is clamped to it, so that
-compiled code never leaves the buffer; negative indices and the error for bad ones are the front end's. Where `scatter`
-gets an index twice, the last value in row-major order stays.
+`gather`, `scatter` and `scatter_add` take k int64 index arrays that broadcast together and address
+the first k axes: entry j of the result's leading shape is x[i0[j], ..., ik[j]]. An index outside of
+[0, size) is clamped to it, so that compiled code never leaves the buffer; negative indices and the
+error for bad ones are the front end's. Where `scatter` gets an index twice, the last value in
+row-major order stays.
 """
 
 from __future__ import annotations
@@ -14,11 +15,10 @@ from typing import Any
 import numpy as np
 
 from tracegrad.errors import BoundsError, DtypeError, ShapeError
-from tracegrad.ir import types as T
 from tracegrad.ir.families import Shape, anything, broadcast_shapes, fill, general, numeric
 from tracegrad.ir.graph import Node
 from tracegrad.ir.op import NONDIFFERENTIABLE, Array, Sample
-from tracegrad.ir.types import DType, TensorType
+from tracegrad.ir.types import DType, TensorType, bool_, float32, int64
 
 
 def _leading_shape(op: str, x: TensorType, indices: tuple[TensorType, ...]) -> Shape:
@@ -26,7 +26,7 @@ def _leading_shape(op: str, x: TensorType, indices: tuple[TensorType, ...]) -> S
     if not 1 <= len(indices) <= x.ndim:
         raise ShapeError(f"{op}: {len(indices)} indices for a tensor of {x.ndim} dimensions")
     for index in indices:
-        if index.dtype is not T.int64:
+        if index.dtype is not int64:
             raise DtypeError(f"{op}: indices must be int64, not {index.dtype.name}")
     lead = broadcast_shapes(*(index.shape for index in indices), op=op)
     if 0 in x.shape[: len(indices)] and 0 not in lead:
@@ -174,11 +174,12 @@ def _mask_of(true: int) -> Callable[[np.random.Generator, DType], list[Array]]:
     return make
 
 
-# The indices of the first `count` true elements in row-major order, i64[count, ndim]; zeros past the last.
+# The indices of the first `count` true elements in row-major order, i64[count, ndim]; zeros past
+# the last.
 nonzero = general(
     "nonzero",
     family="indexing",
-    infer=lambda mask, count: TensorType(T.int64, (count, mask.ndim)),
+    infer=lambda mask, count: TensorType(int64, (count, mask.ndim)),
     evaluate=_evaluate_nonzero,
     vjp=NONDIFFERENTIABLE,
     samples=[
@@ -186,7 +187,7 @@ nonzero = general(
         Sample(((3, 4),), {"count": 0}, None, _mask_of(0)),
         Sample(((3, 4),), {"count": 4}, None, _mask_of(2)),
     ],
-    sample_dtypes=(T.bool_,),
+    sample_dtypes=(bool_,),
 )
 
 
@@ -205,9 +206,9 @@ iota = general(
     vjp=NONDIFFERENTIABLE,
     arity=0,
     samples=[
-        Sample((), {"shape": (5,), "axis": 0, "dtype": T.int64}),
-        Sample((), {"shape": (2, 3), "axis": 1, "dtype": T.float32}),
-        Sample((), {"shape": (0, 3), "axis": 1, "dtype": T.int64}),
+        Sample((), {"shape": (5,), "axis": 0, "dtype": int64}),
+        Sample((), {"shape": (2, 3), "axis": 1, "dtype": float32}),
+        Sample((), {"shape": (0, 3), "axis": 1, "dtype": int64}),
     ],
-    sample_dtypes=(T.int64,),
+    sample_dtypes=(int64,),
 )

@@ -1,7 +1,7 @@
 """Movement: the same elements in another order, shape or surrounding.
 
-The first five are views: they cost nothing where NumPy's cost nothing. Params count axes from the front and are
-tuples with one entry for each axis, unless said otherwise.
+The first five are views: they cost nothing where NumPy's cost nothing. Params count axes from the
+front and are tuples with one entry for each axis, unless said otherwise.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ def _slice_vjp(g: Node, y: Node, x: Node, starts: Shape, limits: Shape, strides:
     return pad(g, low=low, high=high, interior=tuple(s - 1 for s in strides), value=0)
 
 
-# Elements `start`, `start + stride`, ... below `limit` on each axis. Strides are positive: `flip` turns an axis.
+# Elements `start`, `start + stride`, ... below `limit` on each axis. Strides are positive: `flip`
+# turns an axis.
 slice_ = general(
     "slice",
     family="movement",

@@ -1,25 +1,27 @@
 """Random numbers: counter-based, so that a stream depends on nothing but its seed and offset.
 
-The generator is Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", 2011).
-Every op takes `seed` and `offset`, both i64[()], and makes a tensor of `shape`. Element i, counted in row-major order,
-is made of the four 32-bit words w0 .. w3 that Philox gives for
+The generator is Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1,
+2, 3", 2011). Every op takes `seed` and `offset`, both i64[()], and makes a tensor of `shape`.
+Element i, counted in row-major order, is made of the four 32-bit words w0 .. w3 that Philox gives
+for
 
     key      (low 32 bits of seed, high 32 bits of seed)
     counter  (low 32 bits of offset + i, high 32 bits of offset + i, 0, 0)
 
-with the sum in wrapping 64-bit arithmetic. Let low = w1 * 2**32 + w0 and high = w3 * 2**32 + w2. Then, with `>>` on
-unsigned numbers,
+with the sum in wrapping 64-bit arithmetic. Let low = w1 * 2**32 + w0 and high = w3 * 2**32 + w2.
+Then, with `>>` on unsigned numbers,
 
     random_bits          int64      the 64 bits of `low` as a signed number
     uniform in [0, 1)    float64    (low >> 11) * 2**-53
                          float32    (w0 >> 8) * 2**-24
                          float16    (w0 >> 21) * 2**-11
-    normal (Box-Muller)  float64    sqrt(-2 * log(1 - u)) * cos(2 pi * v), u and v the float64 uniforms of `low`, `high`
-                         float32    the same in float32, u and v the float32 uniforms of w0 and w1
+    normal (Box-Muller)  float64    sqrt(-2 * log(1 - u)) * cos(2 pi * v), where u and v are the
+                                    float64 uniforms of `low` and `high`
+                         float32    the same in float32, from the float32 uniforms of w0 and w1
                          float16    the float32 value, rounded
 
-So the same element has the same bits in every shape, on every target, in every order of evaluation; normals agree to
-the rounding of `log` and `cos`.
+So the same element has the same bits in every shape, on every target, in every order of evaluation;
+normals agree to the rounding of `log` and `cos`.
 """
 
 from __future__ import annotations
@@ -30,10 +32,9 @@ from typing import Any
 import numpy as np
 
 from tracegrad.errors import DtypeError
-from tracegrad.ir import types as T
 from tracegrad.ir.families import Shape, floating, general
 from tracegrad.ir.op import NONDIFFERENTIABLE, Array, Op, Sample
-from tracegrad.ir.types import DType, TensorType
+from tracegrad.ir.types import DType, TensorType, float32, float64, int64
 
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -46,7 +47,7 @@ _PIECE = 1 << 13
 
 
 def philox(seed: int, counters: Array) -> tuple[Array, Array, Array, Array]:
-    """The words w0 .. w3, each below 2**32 in a uint64 array, for the 64-bit `counters` (uint64)."""
+    """The words w0 .. w3, each below 2**32 in a uint64 array, for uint64 `counters`."""
     key = [seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF]
     x0, x1 = counters & _MASK, counters >> _HALF
     x2 = x3 = np.zeros_like(counters)
@@ -64,20 +65,20 @@ def philox(seed: int, counters: Array) -> tuple[Array, Array, Array, Array]:
 
 def _uniform(low: Array, dtype: DType) -> Array:
     """A number in [0, 1) from 64 random bits, of which float32 and float16 use the lower 32."""
-    if dtype is T.float64:
+    if dtype is float64:
         return (low >> np.uint64(11)).astype(np.float64) * 2.0**-53
     word = low & _MASK
-    if dtype is T.float32:
+    if dtype is float32:
         return (word >> np.uint64(8)).astype(np.float32) * np.float32(2.0**-24)
     return ((word >> np.uint64(21)).astype(np.float32) * np.float32(2.0**-11)).astype(np.float16)
 
 
 def _normal(w: tuple[Array, Array, Array, Array], dtype: DType) -> Array:
-    if dtype is T.float64:
+    if dtype is float64:
         u = _uniform(w[1] << _HALF | w[0], dtype)
         v = _uniform(w[3] << _HALF | w[2], dtype)
     else:
-        u, v = _uniform(w[0], T.float32), _uniform(w[1], T.float32)
+        u, v = _uniform(w[0], float32), _uniform(w[1], float32)
     one = u.dtype.type(1)
     turn = u.dtype.type(2 * math.pi)
     return (np.sqrt(-2 * np.log(one - u)) * np.cos(turn * v)).astype(dtype.numpy)
@@ -92,7 +93,7 @@ def _draw(name: str, words: tuple[Array, Array, Array, Array], dtype: DType) -> 
 
 def _generator(name: str, dtypes: tuple[DType, ...]) -> Op:
     def infer(seed: TensorType, offset: TensorType, *, shape: Shape, dtype: DType) -> TensorType:
-        if seed != TensorType(T.int64, ()) or offset != seed:
+        if seed != TensorType(int64, ()) or offset != seed:
             raise DtypeError(f"{name}: seed and offset are int64 scalars")
         if dtype not in dtypes:
             raise DtypeError(f"{name}: takes {', '.join(t.name for t in dtypes)}, not {dtype.name}")
@@ -124,10 +125,10 @@ def _generator(name: str, dtypes: tuple[DType, ...]) -> Op:
         vjp=NONDIFFERENTIABLE,
         arity=2,
         samples=samples,
-        sample_dtypes=(T.int64,),
+        sample_dtypes=(int64,),
     )
 
 
 uniform = _generator("uniform", floating)
 normal = _generator("normal", floating)
-random_bits = _generator("random_bits", (T.int64,))
+random_bits = _generator("random_bits", (int64,))

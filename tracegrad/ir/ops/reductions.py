@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from tracegrad.errors import ShapeError
-from tracegrad.ir import types as T
 from tracegrad.ir.families import (
     Shape,
     anything,
@@ -24,7 +23,7 @@ from tracegrad.ir.graph import Node
 from tracegrad.ir.op import NONDIFFERENTIABLE, OPS, Array, Op, Sample
 from tracegrad.ir.ops.arithmetic import cast, eq
 from tracegrad.ir.ops.selection import where
-from tracegrad.ir.types import TensorType
+from tracegrad.ir.types import TensorType, bool_, int64
 
 sum_ = reduction(
     "sum",
@@ -36,7 +35,7 @@ sum_ = reduction(
 
 
 def shifted(x: Node, distance: int, fill: float) -> Node:
-    """`x` moved along its last axis, to higher indices by a positive `distance`, with `fill` behind it."""
+    """`x` moved along its last axis, to higher indices for a positive `distance`; `fill` behind."""
     size = x.shape[-1]
     keep = max(size - abs(distance), 0)
     start = max(-distance, 0) if keep else 0
@@ -52,10 +51,10 @@ def shifted(x: Node, distance: int, fill: float) -> Node:
 
 
 def products_before(x: Node, direction: int) -> Node:
-    """For each element the product of all before it on the last axis; of all after it for `direction` -1.
+    """For each element the product of all before it on the last axis, or after for `direction` -1.
 
-    By doubling, in log2(n) multiplications of whole arrays: no division, so that zeros need no special
-    case in the gradient of a product, nor in the gradient of that gradient.
+    By doubling, in log2(n) multiplications of whole arrays: no division, so that zeros need no
+    special case in the gradient of a product, nor in the gradient of that gradient.
     """
     result = shifted(x, direction, 1)
     distance = 1
@@ -116,7 +115,7 @@ amin = reduction(
 
 any_ = reduction(
     "any",
-    types=(T.bool_,),
+    types=(bool_,),
     evaluate=np.any,
     vjp=NONDIFFERENTIABLE,
     scalar={"identity": "False", "combine": "{a} or {x}"},
@@ -124,7 +123,7 @@ any_ = reduction(
 
 all_ = reduction(
     "all",
-    types=(T.bool_,),
+    types=(bool_,),
     evaluate=np.all,
     vjp=NONDIFFERENTIABLE,
     scalar={"identity": "True", "combine": "{a} and {x}"},
@@ -134,15 +133,15 @@ all_ = reduction(
 def _arg_reduction(name: str, evaluate: Callable[..., Any], better: str) -> Op:
     """The int64 position of the extreme value, counted in row-major order over the reduced axes.
 
-    The first of equal values wins; NaN beats every number. `scalar["better"]` says when a value {x} replaces
-    the best so far {a}, in ascending order of positions.
+    The first of equal values wins; NaN beats every number. `scalar["better"]` says when a value {x}
+    replaces the best so far {a}, in ascending order of positions.
     """
 
     def infer(x: TensorType, *, axes: Shape, keepdims: bool = False) -> TensorType:
         result = reduced_shape(x.shape, axes, keepdims)
         if 0 not in result and any(x.shape[i] == 0 for i in axes):
             raise ShapeError(f"{name}: cannot reduce zero elements of shape {x.shape}")
-        return TensorType(T.int64, result)
+        return TensorType(int64, result)
 
     def run(x: Array, *, axes: Shape, keepdims: bool = False) -> Any:
         result = reduced_shape(x.shape, axes, keepdims)

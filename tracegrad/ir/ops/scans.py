@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.ir import types as T
 from tracegrad.ir.families import anything, general, in_single, iota, numeric, permuted
 from tracegrad.ir.graph import Node
 from tracegrad.ir.op import NONDIFFERENTIABLE, OPS, Array, Sample
 from tracegrad.ir.ops.reductions import products_before, shifted
-from tracegrad.ir.types import TensorType
+from tracegrad.ir.types import TensorType, int64
 
 _SAMPLES = (
     Sample(((3, 4),), {"axis": 1}),
@@ -94,7 +93,7 @@ def _sort_vjp(
 
 
 def take_along(x: Node, index: Node, axis: int) -> Node:
-    """`x` at `index` along `axis` and at the same place along the other axes (`take_along_axis`)."""
+    """`x` at `index` along `axis` and at the same place along the others (`take_along_axis`)."""
     places = [index if i == axis else iota(index.shape, i) for i in range(x.ndim)]
     return OPS["gather"](x, *places)
 
@@ -119,7 +118,7 @@ sort = general(
 argsort = general(
     "argsort",
     family="sort",
-    infer=lambda x, axis, descending=False, stable=True: TensorType(T.int64, x.shape),
+    infer=lambda x, axis, descending=False, stable=True: TensorType(int64, x.shape),
     evaluate=lambda x, axis, descending=False, stable=True: _order(x, axis, descending),
     vjp=NONDIFFERENTIABLE,
     samples=_SORT_SAMPLES,

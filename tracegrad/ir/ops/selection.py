@@ -23,7 +23,7 @@ where = elementwise(
 
 def _winner(g: Node, loses: Node, ties: Node) -> Node:
     """The cotangent of the operand that was chosen; a tie gives half of it to each."""
-    return where(loses, 0, g * where(ties, 0.5, 1))
+    return where(loses, 0, where(ties, 0.5 * g, g))
 
 
 maximum = elementwise(
