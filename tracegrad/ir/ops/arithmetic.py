@@ -15,7 +15,7 @@ from tracegrad.ir.families import (
     zeros_like,
 )
 from tracegrad.ir.graph import Node, scalar_value
-from tracegrad.ir.op import NONDIFFERENTIABLE, OPS, Array, Domain, Sample
+from tracegrad.ir.op import NONDIFFERENTIABLE, OPS, Array, Domain, Op, Sample
 from tracegrad.ir.types import DType, TensorType, bool_, float32, float64, int32
 
 nonzero = Domain(avoid=(0.0,), margin=0.3)
@@ -139,7 +139,7 @@ abs_ = elementwise(
 )
 
 # NaN for NaN, as in NumPy.
-sign = elementwise(
+sign: Op = elementwise(
     "sign",
     types=numeric,
     evaluate=np.sign,
@@ -185,7 +185,7 @@ def _infer_cast(x: TensorType, *, dtype: DType) -> TensorType:
     return TensorType(dtype, x.shape)
 
 
-cast = general(
+cast: Op = general(
     "cast",
     family="elementwise",
     infer=_infer_cast,

@@ -7,7 +7,7 @@ import numpy as np
 from tracegrad.errors import DtypeError, ShapeError
 from tracegrad.ir.families import broadcast_shapes, general, in_single, numeric, unbroadcast
 from tracegrad.ir.graph import Node
-from tracegrad.ir.op import OPS, Sample
+from tracegrad.ir.op import OPS, Op, Sample
 from tracegrad.ir.types import TensorType
 
 
@@ -28,7 +28,7 @@ def swap(x: Node) -> Node:
     return OPS["transpose"](x, axes=(*axes, x.ndim - 1, x.ndim - 2))
 
 
-matmul = general(
+matmul: Op = general(
     "matmul",
     family="contraction",
     infer=_infer_matmul,

@@ -14,7 +14,7 @@ import numpy as np
 from tracegrad.errors import DtypeError, ShapeError
 from tracegrad.ir.families import Shape, anything, broadcast_shapes, fill, general, unbroadcast
 from tracegrad.ir.graph import Node
-from tracegrad.ir.op import Array, Sample
+from tracegrad.ir.op import Array, Op, Sample
 from tracegrad.ir.types import TensorType
 
 
@@ -24,7 +24,7 @@ def _infer_reshape(x: TensorType, *, shape: Shape) -> TensorType:
     return TensorType(x.dtype, shape)
 
 
-reshape = general(
+reshape: Op = general(
     "reshape",
     family="movement",
     infer=_infer_reshape,
@@ -45,7 +45,7 @@ def _inverse(axes: Shape) -> Shape:
     return tuple(int(i) for i in np.argsort(axes))
 
 
-transpose = general(
+transpose: Op = general(
     "transpose",
     family="movement",
     infer=lambda x, axes: TensorType(x.dtype, tuple(x.shape[i] for i in axes)),
@@ -98,7 +98,7 @@ def _infer_slice(x: TensorType, *, starts: Shape, limits: Shape, strides: Shape)
     return TensorType(x.dtype, shape)
 
 
-def window(starts: Shape, limits: Shape, strides: Shape) -> tuple[slice, ...]:
+def window(starts: Shape, limits: Shape, strides: Shape) -> tuple[Any, ...]:
     """Python's slices for the params of `slice` and `update_slice`."""
     return tuple(map(slice, starts, limits, strides))
 
@@ -128,7 +128,7 @@ slice_ = general(
     sample_dtypes=anything,
 )
 
-flip = general(
+flip: Op = general(
     "flip",
     family="movement",
     infer=lambda x, axes: x,
@@ -264,7 +264,7 @@ def _evaluate_update(
 
 
 # `base` with `value` in place of slice(base, starts, limits, strides).
-update_slice = general(
+update_slice: Op = general(
     "update_slice",
     family="movement",
     infer=_infer_update,

@@ -81,7 +81,8 @@ def _normal(w: tuple[Array, Array, Array, Array], dtype: DType) -> Array:
         u, v = _uniform(w[0], float32), _uniform(w[1], float32)
     one = u.dtype.type(1)
     turn = u.dtype.type(2 * math.pi)
-    return (np.sqrt(-2 * np.log(one - u)) * np.cos(turn * v)).astype(dtype.numpy)
+    value: Array = np.sqrt(-2 * np.log(one - u)) * np.cos(turn * v)
+    return value.astype(dtype.numpy)
 
 
 def _draw(name: str, words: tuple[Array, Array, Array, Array], dtype: DType) -> Array:

@@ -8,7 +8,7 @@ import numpy as np
 
 from tracegrad.ir.families import anything, general, in_single, iota, numeric, permuted
 from tracegrad.ir.graph import Node
-from tracegrad.ir.op import NONDIFFERENTIABLE, OPS, Array, Sample
+from tracegrad.ir.op import NONDIFFERENTIABLE, OPS, Array, Op, Sample
 from tracegrad.ir.ops.reductions import products_before, shifted
 from tracegrad.ir.types import TensorType, int64
 
@@ -25,7 +25,7 @@ def _reversed(x: Node, axis: int) -> Node:
     return OPS["flip"](x, axes=(axis,))
 
 
-cumsum = general(
+cumsum: Op = general(
     "cumsum",
     family="scan",
     infer=lambda x, axis: x,

@@ -8,10 +8,10 @@ import numpy as np
 
 from tracegrad.ir.families import anything, elementwise
 from tracegrad.ir.graph import Node
-from tracegrad.ir.op import Array, Domain
+from tracegrad.ir.op import Array, Domain, Op
 from tracegrad.ir.ops.arithmetic import eq
 
-where = elementwise(
+where: Op = elementwise(
     "where",
     types=anything,
     evaluate=np.where,

@@ -6,7 +6,7 @@ import numpy as np
 
 from tracegrad.ir.families import elementwise, floating
 from tracegrad.ir.graph import Node
-from tracegrad.ir.op import Domain
+from tracegrad.ir.op import Domain, Op
 from tracegrad.ir.ops.arithmetic import eq, nonzero
 from tracegrad.ir.ops.exponential import sqrt
 from tracegrad.ir.ops.selection import where
@@ -15,7 +15,7 @@ sin = elementwise(
     "sin", types=floating, evaluate=np.sin, vjp=lambda g, y, x: g * cos(x), scalar="sin({x})"
 )
 
-cos = elementwise(
+cos: Op = elementwise(
     "cos", types=floating, evaluate=np.cos, vjp=lambda g, y, x: -g * sin(x), scalar="cos({x})"
 )
 
@@ -58,7 +58,7 @@ sinh = elementwise(
     "sinh", types=floating, evaluate=np.sinh, vjp=lambda g, y, x: g * cosh(x), scalar="sinh({x})"
 )
 
-cosh = elementwise(
+cosh: Op = elementwise(
     "cosh", types=floating, evaluate=np.cosh, vjp=lambda g, y, x: g * sinh(x), scalar="cosh({x})"
 )
 
