@@ -1,1 +1,75 @@
 """tracegrad: a JIT-traced autograd compiler for Python."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tracegrad import autograd
+from tracegrad.ir import ops as _ops  # registers every op
+from tracegrad.ir.types import (
+    DType as dtype,  # noqa: N813
+)
+from tracegrad.ir.types import (
+    bool_,
+    float16,
+    float32,
+    float64,
+    int8,
+    int16,
+    int32,
+    int64,
+    promote_types,
+    uint8,
+)
+from tracegrad.tracer import functions as _functions
+from tracegrad.tracer import methods as _methods
+from tracegrad.tracer import movement as _movement
+from tracegrad.tracer.autograd import is_tensor
+from tracegrad.tracer.creation import (
+    arange,
+    as_tensor,
+    empty,
+    empty_like,
+    eye,
+    from_numpy,
+    full,
+    full_like,
+    linspace,
+    ones,
+    ones_like,
+    tensor,
+    zeros,
+    zeros_like,
+)
+from tracegrad.tracer.device import Device, device
+from tracegrad.tracer.grad_mode import (
+    enable_grad,
+    inference_mode,
+    is_grad_enabled,
+    is_inference_mode_enabled,
+    no_grad,
+    set_grad_enabled,
+)
+from tracegrad.tracer.promotion import get_default_dtype, result_type, set_default_dtype
+from tracegrad.tracer.tensor import Size, Tensor
+
+float = float32
+double = float64
+half = float16
+short = int16
+int = int32
+long = int64
+bool = bool_
+
+pi = math.pi
+e = math.e
+inf = math.inf
+nan = math.nan
+newaxis = None
+
+__version__ = "0.1.0.dev0"
+
+_methods.attach()
+globals().update(_movement.VIEW_FUNCTIONS)
+globals().update(_functions.FUNCTIONS)

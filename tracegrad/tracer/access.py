@@ -1,0 +1,109 @@
+"""Access paths: how a captured object is found again at every call.
+
+A path starts at a global name, a closure's cell or an argument and goes on by attributes and items.
+So a tensor is captured by the way to it, not by what stood there once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from types import CellType
+from typing import Any, Final
+
+
+class _Missing:
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+MISSING: Final = _Missing()
+"""What stands at a path that leads nowhere any more."""
+
+
+class Path:
+    """One way to an object. Equal paths go the same way from the same place.
+
+    `read(arguments)` is what stands at its end now; `arguments` are the flat arguments of the call.
+    """
+
+    __slots__ = ("_key", "_text", "read", "store")
+
+    def __init__(
+        self,
+        key: Hashable,
+        text: str,
+        read: Callable[[Sequence[Any]], Any],
+        store: Callable[[Sequence[Any], Any], None] | None = None,
+    ) -> None:
+        self._key = key
+        self._text = text
+        self.read = read
+        self.store = store
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Path) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __str__(self) -> str:
+        return self._text
+
+    def get(self, arguments: Sequence[Any]) -> Any:
+        """What stands at the end of the path, or MISSING."""
+        try:
+            return self.read(arguments)
+        except (KeyError, ValueError, AttributeError, IndexError, TypeError):
+            return MISSING
+
+    def attribute(self, name: str) -> Path:
+        """On to the attribute `name`."""
+        parent = self.read
+
+        def read(arguments: Sequence[Any]) -> Any:
+            return getattr(parent(arguments), name)
+
+        def store(arguments: Sequence[Any], value: Any) -> None:
+            setattr(parent(arguments), name, value)
+
+        return Path((self._key, "attribute", name), f"{self._text}.{name}", read, store)
+
+    def item(self, key: Any) -> Path:
+        """On to the item at `key`."""
+        parent = self.read
+
+        def read(arguments: Sequence[Any]) -> Any:
+            return parent(arguments)[key]
+
+        def store(arguments: Sequence[Any], value: Any) -> None:
+            parent(arguments)[key] = value
+
+        return Path((self._key, "item", type(key), key), f"{self._text}[{key!r}]", read, store)
+
+
+def of_global(names: dict[str, Any], name: str) -> Path:
+    """The global `name` of a module whose dictionary is `names`."""
+
+    def store(arguments: Sequence[Any], value: Any) -> None:
+        names[name] = value
+
+    return Path(("global", id(names), name), name, lambda arguments: names[name], store)
+
+
+def of_cell(cell: CellType, name: str) -> Path:
+    """The variable `name` of an enclosing function."""
+
+    def store(arguments: Sequence[Any], value: Any) -> None:
+        cell.cell_contents = value
+
+    return Path(("cell", id(cell)), name, lambda arguments: cell.cell_contents, store)
+
+
+def of_object(value: Any, text: str) -> Path:
+    """An object itself, which no later call can exchange."""
+    return Path(("object", id(value)), text, lambda arguments: value)
+
+
+def of_argument(position: int, text: str) -> Path:
+    """A flat argument of the call, by position."""
+    return Path(("argument", position), text, lambda arguments: arguments[position])

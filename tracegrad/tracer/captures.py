@@ -1,0 +1,252 @@
+"""What a function can reach beside its arguments, found by the names that stand in its code.
+
+The walk starts at the closure and the globals that the code reads, follows helper functions,
+methods, attributes and containers, and lists two things: tensors and arrays, each with the path to
+it, and plain values and functions, which guard a trace by being the same at each call.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+
+from tracegrad.tracer import access
+from tracegrad.tracer.access import MISSING, Path
+from tracegrad.tracer.tensor import Tensor
+
+# Code of these packages is constant while a program runs, and reads nothing of the user's.
+_CONSTANT_PACKAGES = frozenset(sys.stdlib_module_names) - {"__main__"} | {
+    "builtins",
+    "matplotlib",
+    "numba",
+    "numpy",
+    "pytest",
+    "_pytest",
+    "scipy",
+    "tracegrad",
+}
+
+_SCALARS = (bool, int, float, complex, str, bytes, type(None))
+_MOST_OBJECTS = 20_000
+_GLOBAL_LOADS = frozenset({"LOAD_GLOBAL", "LOAD_NAME"})
+_ATTRIBUTE_LOADS = frozenset({"LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"})
+
+
+class Guard:
+    """A plain value or a function that must be the same at each call."""
+
+    __slots__ = ("_types", "expected", "path")
+
+    def __init__(self, path: Path, value: Any) -> None:
+        self.path = path
+        self._types = None
+        if isinstance(value, list | tuple):
+            self._types = [type(item) for item in value]
+            value = type(value)(value) if type(value) in (list, tuple) else value
+        self.expected = value
+
+    def holds(self, arguments: Sequence[Any]) -> bool:
+        """Whether what stands at the path now is what stood there when the trace was made."""
+        value = self.path.get(arguments)
+        expected = self.expected
+        if value is expected:
+            return True
+        if type(value) is not type(expected) or not isinstance(value, (*_SCALARS, list, tuple)):
+            return False
+        if self._types is not None:
+            return bool(value == expected) and [type(item) for item in value] == self._types
+        # NaN is the same as NaN here: the trace is the same.
+        return bool(value == expected) or (value != value and expected != expected)
+
+    def difference(self, arguments: Sequence[Any]) -> str:
+        """`lr: 0.1 -> 0.2`."""
+        return f"{self.path}: {_short(self.expected)} -> {_short(self.path.get(arguments))}"
+
+
+def _short(value: Any) -> str:
+    text = getattr(value, "__qualname__", None) or repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+@functools.lru_cache(maxsize=4096)
+def names_in(code: CodeType) -> tuple[frozenset[str], frozenset[str]]:
+    """Global names and attribute names that `code` reads, in functions defined within it too."""
+    loaded: set[str] = set()
+    attributes: set[str] = set()
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in _GLOBAL_LOADS:
+            loaded.add(instruction.argval)
+        elif instruction.opname in _ATTRIBUTE_LOADS:
+            attributes.add(instruction.argval)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            inner = names_in(constant)
+            loaded |= inner[0]
+            attributes |= inner[1]
+    return frozenset(loaded), frozenset(attributes)
+
+
+def is_constant_code(value: Any) -> bool:
+    """Whether `value` belongs to a package whose code nobody changes while a program runs."""
+    module = getattr(value, "__module__", None) or ""
+    return module.partition(".")[0] in _CONSTANT_PACKAGES
+
+
+class Survey:
+    """Everything that a function can reach by the names in its code, as it stands now.
+
+    tensors   path of each tensor, by identity.
+    arrays    the same of NumPy arrays.
+    guards    plain values and functions.
+    """
+
+    def __init__(self, function: Any, opaque: Sequence[tuple[Path, Any]] = ()) -> None:
+        self.tensors: dict[int, Path] = {}
+        self.arrays: dict[int, Path] = {}
+        self.guards: list[Guard] = []
+        # Identities are used as keys, so everything met stays alive as long as the survey.
+        self._kept: list[Any] = []
+        self._attributes: frozenset[str] = frozenset()
+        roots = [(access.of_object(function, _name_of(function)), function), *opaque]
+        while True:
+            # A function met late can name attributes of objects met before: walk until none is new.
+            before = self._attributes
+            self._walk(roots)
+            if self._attributes == before:
+                return
+
+    def _walk(self, roots: Sequence[tuple[Path, Any]]) -> None:
+        self.tensors.clear()
+        self.arrays.clear()
+        self.guards.clear()
+        self._seen: set[int] = set()
+        self._guarded: set[Path] = set()
+        work = deque((path, value, False) for path, value in roots)
+        while work and len(self._seen) < _MOST_OBJECTS:
+            path, value, named = work.popleft()
+            if isinstance(value, _SCALARS):
+                if named:
+                    self._guard(path, value)
+                continue
+            if isinstance(value, FunctionType | type | MethodType) and named:
+                self._guard(path, value)
+            if id(value) in self._seen:
+                continue
+            self._seen.add(id(value))
+            self._kept.append(value)
+            work.extend(self._inside(path, value, named))
+
+    def _guard(self, path: Path, value: Any) -> None:
+        # Of a method, a new object each time, the function is what matters; the walk goes there.
+        if not isinstance(value, MethodType) and path not in self._guarded:
+            self._guarded.add(path)
+            self.guards.append(Guard(path, value))
+
+    def _inside(self, path: Path, value: Any, named: bool) -> Iterator[tuple[Path, Any, bool]]:
+        if isinstance(value, Tensor):
+            self.tensors[id(value)] = path
+        elif isinstance(value, np.ndarray):
+            self.arrays[id(value)] = path
+        elif isinstance(value, FunctionType):
+            yield from self._of_function(path, value)
+        elif isinstance(value, list | tuple):
+            yield from self._of_sequence(path, value, named)
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                if isinstance(key, str | int | float | bool | bytes | tuple | type(None)):
+                    yield path.item(key), item, named
+        elif isinstance(value, MethodType):
+            yield path.attribute("__func__"), value.__func__, True
+            yield path.attribute("__self__"), value.__self__, named
+        elif isinstance(value, functools.partial):
+            yield path.attribute("func"), value.func, True
+            yield path.attribute("args"), value.args, True
+            yield path.attribute("keywords"), value.keywords, True
+        elif isinstance(value, ModuleType):
+            if value.__name__.partition(".")[0] not in _CONSTANT_PACKAGES:
+                for name in sorted(self._attributes & vars(value).keys()):
+                    yield path.attribute(name), vars(value)[name], True
+        elif isinstance(value, type):
+            if not is_constant_code(value):
+                yield from self._of_class(path, value)
+        elif hasattr(value, "__wrapped__") and callable(value):
+            # A compiled function, or any other wrapper that says what it wraps.
+            yield path.attribute("__wrapped__"), value.__wrapped__, True
+        elif not isinstance(value, BuiltinFunctionType) and not is_constant_code(type(value)):
+            yield from self._of_instance(path, value, named)
+
+    def _of_function(self, path: Path, function: FunctionType) -> Iterator[tuple[Path, Any, bool]]:
+        if is_constant_code(function):
+            return
+        code = function.__code__
+        loaded, attributes = names_in(code)
+        self._attributes |= attributes
+        names = function.__globals__
+        for name in sorted(loaded):
+            if name in names:
+                yield access.of_global(names, name), names[name], True
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+            cell_path = access.of_cell(cell, name)
+            value = cell_path.get(())
+            if value is not MISSING:
+                yield cell_path, value, True
+        if function.__defaults__:
+            yield path.attribute("__defaults__"), function.__defaults__, False
+        if function.__kwdefaults__:
+            yield path.attribute("__kwdefaults__"), function.__kwdefaults__, False
+        wrapped = getattr(function, "__wrapped__", None)
+        if wrapped is not None:
+            yield path.attribute("__wrapped__"), wrapped, True
+
+    def _of_sequence(
+        self, path: Path, value: Sequence[Any], named: bool
+    ) -> Iterator[tuple[Path, Any, bool]]:
+        if all(isinstance(item, _SCALARS) for item in value):
+            if named and value:
+                self._guard(path, value)
+            return
+        for i, item in enumerate(value):
+            yield path.item(i), item, named
+
+    def _of_class(self, path: Path, kind: type) -> Iterator[tuple[Path, Any, bool]]:
+        for base in kind.__mro__:
+            if is_constant_code(base):
+                continue
+            for name, value in vars(base).items():
+                special = name.startswith("__") and name.endswith("__")
+                named = name in self._attributes
+                if isinstance(value, property) and named:
+                    for part in (value.fget, value.fset):
+                        if part is not None:
+                            yield access.of_object(part, f"{path}.{name}"), part, False
+                elif isinstance(value, staticmethod | classmethod) and named:
+                    yield path.attribute(name), value.__func__, False
+                elif isinstance(value, FunctionType) and (named or special):
+                    yield access.of_object(value, f"{path}.{name}"), value, False
+                elif not special and (named or isinstance(value, Tensor)):
+                    yield path.attribute(name), value, named
+
+    def _of_instance(self, path: Path, value: Any, named: bool) -> Iterator[tuple[Path, Any, bool]]:
+        kind = type(value)
+        yield access.of_object(kind, kind.__name__), kind, False
+        names = list(getattr(value, "__dict__", ()))
+        for base in kind.__mro__:
+            slots = base.__dict__.get("__slots__", ())
+            names.extend([slots] if isinstance(slots, str) else slots)
+        for name in names:
+            if isinstance(name, str) and name not in ("__dict__", "__weakref__"):
+                child = getattr(value, name, MISSING)
+                if child is not MISSING:
+                    # Tensors are looked for everywhere; plain values count if the code names them.
+                    yield path.attribute(name), child, name in self._attributes
+
+
+def _name_of(function: Any) -> str:
+    return getattr(function, "__qualname__", None) or type(function).__name__

@@ -1,0 +1,295 @@
+"""From tensors to Python and NumPy: numbers, lists, arrays, other dtypes and devices."""
+
+from __future__ import annotations
+
+import copy as copying
+from typing import Any
+
+import numpy as np
+
+from tracegrad.errors import ArgumentError, GradError, ShapeError
+from tracegrad.ir import types as T
+from tracegrad.ir.op import OPS, Array
+from tracegrad.ir.types import BY_NUMPY, DType
+from tracegrad.tracer.device import Device, available
+from tracegrad.tracer.dispatch import apply
+from tracegrad.tracer.location import locate
+from tracegrad.tracer.promotion import cast
+from tracegrad.tracer.state import state
+from tracegrad.tracer.storage import Storage
+from tracegrad.tracer.tensor import Tensor, wrap
+
+
+def _demand(tensor: Tensor, kind: str, value: Any) -> Any:
+    """A concrete value leaves the tensor: the recorder guards it."""
+    if state.recorder is not None:
+        state.recorder.demand(tensor, kind, value)
+    return value
+
+
+def _only(tensor: Tensor) -> Any:
+    if tensor._array.size != 1:
+        raise locate(
+            ShapeError(f"a Tensor with {tensor._array.size} elements cannot be converted to Scalar")
+        )
+    return tensor._array.item()
+
+
+def item(self: Tensor) -> Any:
+    """The value of a tensor of one element, as a Python number."""
+    return _demand(self, "item", _only(self))
+
+
+def to_bool(self: Tensor) -> bool:
+    """The truth of a tensor of one element."""
+    if self._array.size != 1:
+        what = "no values" if self._array.size == 0 else "more than one value"
+        raise locate(ShapeError(f"Boolean value of Tensor with {what} is ambiguous"))
+    return bool(_demand(self, "bool", bool(self._array.item())))
+
+
+def to_int(self: Tensor) -> int:
+    """The value of a tensor of one element, towards zero."""
+    return int(_demand(self, "int", int(_only(self))))
+
+
+def to_float(self: Tensor) -> float:
+    """The value of a tensor of one element."""
+    return float(_demand(self, "float", float(_only(self))))
+
+
+def to_index(self: Tensor) -> int:
+    """The value of an integer tensor of one element, where Python wants an index."""
+    if self._array.size != 1 or self._array.dtype.kind not in "iub":
+        raise locate(
+            ArgumentError("only integer tensors of a single element can be converted to an index")
+        )
+    return int(_demand(self, "index", int(self._array.item())))
+
+
+def tolist(self: Tensor) -> Any:
+    """The values as nested lists of Python numbers."""
+    _demand(self, "array", self._array)
+    return self._array.tolist()
+
+
+def numpy(self: Tensor, *, force: bool = False) -> Array:
+    """The tensor's own memory as an array: a change of one is seen in the other.
+
+    GradError for a tensor that requires grad, unless `force`.
+    """
+    if self.requires_grad and not force:
+        raise locate(
+            GradError(
+                "Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead."
+            )
+        )
+    _demand(self, "array", self._array)
+    return self._array.view()
+
+
+def array(self: Tensor, dtype: Any = None, copy: bool | None = None) -> Array:
+    """NumPy's `np.asarray(t)` and `np.array(t)`."""
+    return np.array(numpy(self), dtype, copy=copy)
+
+
+def detach(self: Tensor) -> Tensor:
+    """A tensor on the same memory that is off the tape."""
+    twin = self._twin()
+    if state.recorder is not None:
+        state.recorder.record(OPS["detach"], [self], {}, twin)
+    return twin
+
+
+def detach_(self: Tensor) -> Tensor:
+    """Take this tensor off the tape."""
+    if self._base is not None:
+        raise locate(GradError("Can't detach views in-place. Use detach() instead."))
+    self._grad_fn = None
+    self._requires_grad = False
+    self._output_nr = 0
+    return self
+
+
+def data_of(self: Tensor) -> Tensor:
+    """`.data`: like `detach()`, but writes through it are not noticed by backward."""
+    twin = detach(self)
+    twin._storage = Storage()
+    return twin
+
+
+def set_data(self: Tensor, value: Tensor) -> None:
+    """`t.data = other`: take the memory of `other` instead."""
+    if value._array.dtype.kind != "f" and self._requires_grad:
+        raise locate(
+            GradError("data set to a tensor that requires gradients must be floating point")
+        )
+    self._array = value._array
+    self._storage = value._storage
+    self._trace = value._trace
+    self._alias = (value, ())
+
+
+def to(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """`to(dtype)`, `to(device)`, `to(device, dtype)`, `to(other)`; the tensor itself where nothing changes."""
+    dtype: DType | None = kwargs.pop("dtype", None)
+    available(kwargs.pop("device", None))
+    copy = kwargs.pop("copy", False)
+    kwargs.pop("non_blocking", None)
+    if kwargs:
+        raise locate(ArgumentError(f"to() got an unexpected argument {next(iter(kwargs))!r}"))
+    for argument in args:
+        if isinstance(argument, DType):
+            dtype = argument
+        elif isinstance(argument, Tensor):
+            dtype = argument.dtype
+        elif isinstance(argument, (str, Device)):
+            available(argument)
+        elif not isinstance(argument, bool):
+            raise locate(ArgumentError(f"to() takes no {type(argument).__name__}"))
+    made = self if dtype is None else cast(self, dtype)
+    return clone(made) if copy and made is self else made
+
+
+def type_as(self: Tensor, other: Tensor) -> Tensor:
+    """This tensor in the dtype of another."""
+    return cast(self, other.dtype)
+
+
+_NAMES = {
+    T.float32: "FloatTensor",
+    T.float64: "DoubleTensor",
+    T.float16: "HalfTensor",
+    T.uint8: "ByteTensor",
+    T.int8: "CharTensor",
+    T.int16: "ShortTensor",
+    T.int32: "IntTensor",
+    T.int64: "LongTensor",
+    T.bool_: "BoolTensor",
+}
+
+
+def type_(self: Tensor, dtype: DType | None = None) -> Any:
+    """Without argument the name of the tensor's type; with one the tensor in that dtype."""
+    return f"tracegrad.{_NAMES[self.dtype]}" if dtype is None else cast(self, dtype)
+
+
+def cpu(self: Tensor) -> Tensor:
+    """This tensor on the CPU."""
+    return self
+
+
+def cuda(self: Tensor, device: Any = None) -> Tensor:
+    """This tensor on a GPU; DeviceError without one."""
+    available("cuda")
+    return self
+
+
+def clone(self: Tensor) -> Tensor:
+    """A copy, differentiable."""
+    return apply(OPS["cast"], [self], {"dtype": self.dtype}, grad_name="CloneBackward0")
+
+
+def contiguous(self: Tensor) -> Tensor:
+    """This tensor in row-major memory; itself if it is so already."""
+    if self._array.flags.c_contiguous:
+        return self
+    made = clone(self)
+    # A copy keeps the order of the axes in memory. Nobody has seen it yet, so its memory may be replaced.
+    made._array = np.ascontiguousarray(made._array)
+    return made
+
+
+def deepcopy(self: Tensor, memo: dict[int, Any]) -> Tensor:
+    """A copy of a leaf with its gradient, for `copy.deepcopy`."""
+    if id(self) in memo:
+        found: Tensor = memo[id(self)]
+        return found
+    if self.grad_fn is not None:
+        raise locate(
+            GradError(
+                "Only Tensors created explicitly by the user (graph leaves) support the deepcopy "
+                "protocol at the moment."
+            )
+        )
+    made = wrap(self._array.copy())
+    made._requires_grad = self._requires_grad
+    memo[id(self)] = made
+    if self._grad is not None:
+        made._grad = copying.deepcopy(self._grad, memo)
+    return made
+
+
+def rebuild(values: Array, requires_grad: bool) -> Tensor:
+    """A leaf from a pickle."""
+    made = wrap(values.astype(BY_NUMPY[values.dtype].numpy, copy=False))
+    made._requires_grad = requires_grad
+    return made
+
+
+def reduce(self: Tensor) -> Any:
+    """Pickling: the values and whether gradients are wanted."""
+    if self.grad_fn is not None:
+        raise locate(
+            GradError("only tensors that are graph leaves can be pickled; detach() this one before")
+        )
+    return rebuild, (self._array, self._requires_grad)
+
+
+def iterate(self: Tensor) -> Any:
+    """The tensors along the first axis."""
+    if self.ndim == 0:
+        raise locate(ArgumentError("iteration over a 0-d tensor"))
+    return iter([self[i] for i in range(self._array.shape[0])])
+
+
+def length(self: Tensor) -> int:
+    """The size of the first axis."""
+    if self.ndim == 0:
+        raise locate(ArgumentError("len() of a 0-d tensor"))
+    return self._array.shape[0]
+
+
+def contains(self: Tensor, value: Any) -> bool:
+    """Whether any element equals `value`."""
+    return bool((self == value).any())
+
+
+def element_strides(self: Tensor) -> tuple[int, ...]:
+    """Steps in memory along each axis, counted in elements."""
+    return tuple(stride // self._array.itemsize for stride in self._array.strides)
+
+
+def stride(self: Tensor, dim: int | None = None) -> Any:
+    """Steps in memory, in elements, along all axes or along `dim`."""
+    strides = element_strides(self)
+    return strides if dim is None else strides[dim]
+
+
+def storage_offset(self: Tensor) -> int:
+    """Elements between the start of the memory and the first element."""
+    owner = self._array
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    distance = self._array.__array_interface__["data"][0] - owner.__array_interface__["data"][0]
+    return int(distance) // self._array.itemsize
+
+
+def data_ptr(self: Tensor) -> int:
+    """The address of the first element."""
+    return int(self._array.__array_interface__["data"][0])
+
+
+def is_contiguous(self: Tensor) -> bool:
+    """Whether the memory is in row-major order."""
+    return bool(self._array.flags.c_contiguous)
+
+
+def size(self: Tensor, dim: int | None = None) -> Any:
+    """The shape, or the size of one axis."""
+    return self.shape if dim is None else self.shape[dim]
+
+
+def get_device(self: Tensor) -> int:
+    """-1: on the CPU."""
+    return -1

@@ -1,0 +1,205 @@
+"""`apply`: one op on tensors. Evaluates, keeps views, writes the tape and tells the recorder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tracegrad.errors import TracegradError
+from tracegrad.ir.graph import Graph, Literal, Node
+from tracegrad.ir.op import CONSTANT, Array, Op, _NonDifferentiable
+from tracegrad.tracer.location import locate, user_place
+from tracegrad.tracer.pullback import Pullback, X, Y, of_call
+from tracegrad.tracer.state import Recorder, state
+from tracegrad.tracer.storage import Storage
+from tracegrad.tracer.tape import OpNode, Saved, edge_of, node_class
+from tracegrad.tracer.tensor import Tensor, wrap
+from tracegrad.tracer.views import VIEWS
+
+__all__ = ["Recorder", "apply", "apply_graph", "constant", "run_arrays", "state"]
+
+_new = object.__new__
+
+
+class Call:
+    """What is known of an op on inputs of certain types, worked out once."""
+
+    __slots__ = (
+        "differentiable",
+        "dtype",
+        "grad_name",
+        "is_view",
+        "may_mask",
+        "pullbacks",
+        "types",
+    )
+
+    def __init__(self, op: Op, inputs: Sequence[Tensor], params: dict[str, Any]) -> None:
+        self.types = [x._type for x in inputs]
+        type = op.infer(*self.types, **params)
+        self.dtype = type.dtype.numpy
+        self.is_view = op.name in VIEWS
+        self.grad_name = op.grad_name
+        self.differentiable = type.dtype.is_floating_point and not isinstance(
+            op.vjp, _NonDifferentiable
+        )
+        # Only an elementwise op can be followed by a mask: `where` starts one, the others pass it on.
+        self.may_mask = op.family == "elementwise"
+        self.pullbacks: dict[Any, Pullback] = {}
+
+
+_calls: dict[Any, Call] = {}
+_LIMIT = 16384
+
+
+def _call(key: Any, op: Op, inputs: Sequence[Tensor], params: dict[str, Any]) -> Call:
+    call = Call(op, inputs, params)
+    if len(_calls) >= _LIMIT:
+        _calls.clear()
+    _calls[key] = call
+    return call
+
+
+def apply(
+    op: Op,
+    inputs: Sequence[Tensor],
+    params: dict[str, Any] | None = None,
+    *,
+    grad_name: str | None = None,
+) -> Tensor:
+    """`op` on tensors whose dtypes fit it already; `grad_name` names the tape node.
+
+    Raises what `op.infer` raises, with the user's line.
+    """
+    params = params or {}
+    arrays = [x._array for x in inputs]
+    key: list[Any] = [op, *params.items()] if params else [op]
+    for array in arrays:
+        key.append(array.dtype)
+        key.append(array.shape)
+    frozen = tuple(key)
+    try:
+        call = _calls.get(frozen) or _call(frozen, op, inputs, params)
+        result = state.quietly(op.evaluate, *arrays, **params)
+    except TracegradError as error:
+        locate(error)
+        raise
+    if type(result) is not np.ndarray or result.dtype is not call.dtype:
+        result = np.asarray(result, call.dtype)
+    output: Tensor = _new(Tensor)
+    if call.is_view and _shares(result, arrays[0]):
+        _become_view(output, inputs[0], op, params)
+    else:
+        if (
+            result.base is not None
+            or not result.flags.owndata
+            or any([result is a for a in arrays])
+        ):
+            result = _own(result, arrays)
+        output._storage = Storage()
+    output._array = result
+    if state.recorder is not None:
+        state.recorder.record(op, inputs, params, output)
+    if state.grad_enabled and call.differentiable:
+        for x in inputs:
+            if x._requires_grad or (x._base is not None and x.requires_grad):
+                _tape(call, op, inputs, params, output, grad_name or call.grad_name)
+                break
+    return output
+
+
+def _tape(
+    call: Call,
+    op: Op,
+    inputs: Sequence[Tensor],
+    params: dict[str, Any],
+    output: Tensor,
+    name: str,
+) -> None:
+    """Give `output` its tape node."""
+    needs = tuple([x.requires_grad for x in inputs])
+    edges = tuple(
+        [edge_of(x) if need else (None, 0) for x, need in zip(inputs, needs, strict=True)]
+    )
+    carry = (
+        tuple([_takes_mask(node) for node, _ in edges]) if call.may_mask else (False,) * len(needs)
+    )
+    variant = (needs, carry)
+    pullback = call.pullbacks.get(variant)
+    if pullback is None:
+        pullback = call.pullbacks[variant] = of_call(op, call.types, params, needs, carry)
+    node = node_class(name)(pullback, edges, user_place(), (op, call.types, params, needs, carry))
+    if pullback.saves:
+        node.saved = tuple(
+            [Saved(output._twin() if i == Y else inputs[i - X]) for i in pullback.saves]
+        )
+    output._grad_fn = node
+    output._requires_grad = True
+
+
+def _takes_mask(node: object) -> bool:
+    return isinstance(node, OpNode) and node.takes_mask
+
+
+def _owner(array: Array) -> Any:
+    """The object that holds the memory of `array`."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array if array.base is None else array.base
+
+
+def _shares(result: Array, source: Array) -> bool:
+    return result is source or (result.base is not None and _owner(result) is _owner(source))
+
+
+def _own(result: Array, arrays: Sequence[Array]) -> Array:
+    """`result`, copied if its memory is that of an input or is repeated by broadcasting."""
+    if any(_shares(result, array) for array in arrays) or not result.flags.writeable:
+        return result.copy()
+    return result
+
+
+def _become_view(output: Tensor, source: Tensor, op: Op, params: dict[str, Any]) -> None:
+    output._storage = source._storage
+    step = (op, params)
+    if state.inference or (not state.grad_enabled and source.requires_grad):
+        output._alias = (source, (step,))
+        output._no_grad_view = not state.inference
+        return
+    if source._base is not None:
+        output._base = source._base
+        output._steps = (*source._steps, step)
+    else:
+        output._base = source
+        output._steps = (step,)
+    output._view_version = source._storage.version
+
+
+def constant(value: Any, dtype: np.dtype[Any] | None = None) -> Tensor:
+    """A tensor that never changes: a number or an array known while the program is written."""
+    array = np.array(value, dtype)
+    tensor = wrap(array)
+    if array.ndim == 0:
+        tensor._literal = array.item()
+    if state.recorder is not None:
+        state.recorder.record(CONSTANT, (), {"value": Literal(array)}, tensor)
+    return tensor
+
+
+def run_arrays(pullback: Pullback, values: Sequence[Tensor]) -> list[Tensor]:
+    """The pullback on the arrays of `values`: nothing is recorded, nothing is differentiable."""
+    arrays = state.quietly(pullback.run, [value._array for value in values])
+    return [wrap(array) for array in arrays]
+
+
+def apply_graph(graph: Graph, values: Sequence[Tensor]) -> list[Tensor]:
+    """`graph` on tensors, op by op, so that it is on the tape and in the recording."""
+    found: dict[Node, Tensor] = dict(zip(graph.inputs, values, strict=True))
+    for node in graph.nodes:
+        if node.op is CONSTANT:
+            found[node] = constant(node.params["value"].array)
+        else:
+            found[node] = apply(node.op, [found[x] for x in node.inputs], dict(node.params))
+    return [found[node] for node in graph.outputs]

@@ -1,0 +1,219 @@
+"""The backward engine: walks the tape from the roots, newest node first, in linear time and without recursion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tracegrad.errors import GradError
+from tracegrad.ir.op import OPS
+from tracegrad.tracer.dispatch import apply, constant
+from tracegrad.tracer.state import state
+from tracegrad.tracer.tape import AccumulateGrad, Edge, Node, OpNode
+from tracegrad.tracer.tensor import Tensor, wrap
+
+
+def reachable(roots: Sequence[Node]) -> list[Node]:
+    """Every node that the roots lead to, newest first; the ends (`AccumulateGrad`) come last."""
+    seen = set(roots)
+    work = list(seen)
+    ends = []
+    inner = []
+    while work:
+        node = work.pop()
+        if isinstance(node, AccumulateGrad):
+            ends.append(node)
+        else:
+            inner.append(node)
+        for following, _ in node.edges:
+            if following is not None and following not in seen:
+                seen.add(following)
+                work.append(following)
+    # A node leads only to older ones, so this order is topological.
+    inner.sort(key=_sequence, reverse=True)
+    return [*inner, *ends]
+
+
+def _sequence(node: Node) -> int:
+    return node.sequence
+
+
+def unmasked(cotangent: Tensor) -> Tensor:
+    """The cotangent with its mask applied: what leaves the engine."""
+    mask = cotangent._mask
+    if mask is None:
+        return cotangent
+    zero = constant(0, cotangent._array.dtype)
+    return apply(OPS["where"], [mask, cotangent, zero])
+
+
+def add(a: Tensor, b: Tensor) -> Tensor:
+    """The sum of two cotangents."""
+    if a._mask is not b._mask:
+        a = unmasked(a)
+        b = unmasked(b)
+    total = _add(a, b)
+    total._mask = a._mask
+    return total
+
+
+def _add(a: Tensor, b: Tensor) -> Tensor:
+    if state.recorder is None and not state.grad_enabled:
+        return wrap(np.add(a._array, b._array))
+    return apply(OPS["add"], [a, b])
+
+
+def run(
+    roots: Sequence[tuple[Edge, Tensor]],
+    *,
+    keep: bool,
+    create_graph: bool,
+    targets: Sequence[Edge] | None = None,
+    accumulate: bool = True,
+) -> list[Tensor | None]:
+    """Backward from `roots` (edges with their cotangents).
+
+    `targets`: the edges to stop at; the cotangents that arrive there are returned. With `accumulate` they, or
+    without targets all leaves that are reached, also get them added to `.grad`. `keep`: saved values stay for
+    another backward.
+    """
+    before = state.grad_enabled
+    state.grad_enabled = create_graph
+    try:
+        return _run(roots, keep, targets, accumulate)
+    finally:
+        state.grad_enabled = before
+
+
+def _run(
+    roots: Sequence[tuple[Edge, Tensor]],
+    keep: bool,
+    targets: Sequence[Edge] | None,
+    accumulate: bool,
+) -> list[Tensor | None]:
+    waiting: dict[Node, list[Tensor | None]] = {}
+    for (node, number), cotangent in roots:
+        assert node is not None
+        _deliver(waiting, node, number, cotangent)
+    order = reachable(list(waiting))
+    needed = None if targets is None else _leading_to(order, targets)
+    wanted: dict[Edge, Tensor | None] = dict.fromkeys(targets or ())
+    stops = {node for node, _ in wanted}
+    for node in order:
+        grads = waiting.pop(node, None)
+        if grads is None:
+            continue
+        if node in stops or not (isinstance(node, OpNode) and node.passes_mask):
+            grads = [None if g is None else unmasked(g) for g in grads]
+        _before(node, grads)
+        if node in stops:
+            for number, cotangent in enumerate(grads):
+                if (node, number) in wanted:
+                    wanted[node, number] = cotangent
+        if needed is not None and node not in needed:
+            continue
+        if isinstance(node, AccumulateGrad) and not (targets is None or accumulate):
+            continue
+        outputs = _call(node, grads)
+        if not keep:
+            node.release()
+        for (following, number), cotangent in zip(node.edges, outputs, strict=True):
+            if (
+                following is not None
+                and cotangent is not None
+                and (needed is None or following in needed or following in stops)
+            ):
+                _deliver(waiting, following, number, cotangent)
+    return [wanted[edge] for edge in targets or ()]
+
+
+def _leading_to(order: Sequence[Node], targets: Sequence[Edge]) -> set[Node]:
+    """The nodes that must run: those through which a target is reached, and targets that are leaves."""
+    ends = {node for node, _ in targets if node is not None}
+    needed: set[Node] = {node for node in ends if isinstance(node, AccumulateGrad)}
+    for node in reversed(order):
+        for following, _ in node.edges:
+            if following in needed or following in ends:
+                needed.add(node)
+                break
+    return needed
+
+
+def _deliver(
+    waiting: dict[Node, list[Tensor | None]], node: Node, number: int, cotangent: Tensor
+) -> None:
+    grads = waiting.get(node)
+    if grads is None:
+        grads = waiting[node] = [None] * len(node.output_types)
+    present = grads[number]
+    grads[number] = cotangent if present is None else add(present, cotangent)
+
+
+def _before(node: Node, grads: list[Tensor | None]) -> None:
+    """Tensor hooks, kept gradients and prehooks, in this order."""
+    if isinstance(node, AccumulateGrad):
+        if node.variable._hooks is not None:
+            grads[0] = _hooked(node.variable._hooks, grads[0])
+    elif node.tensor_hooks is not None:
+        for number, hooks in node.tensor_hooks.items():
+            grads[number] = _hooked(hooks, grads[number])
+    if node.retained is not None:
+        for number, reference in node.retained.items():
+            tensor = reference()
+            cotangent = grads[number]
+            if tensor is not None and cotangent is not None:
+                accumulate_grad(tensor, cotangent)
+    if node.prehooks is not None:
+        for hook in node.prehooks:
+            new = hook(tuple(grads))
+            if new is not None:
+                grads[:] = new if isinstance(new, tuple) else (new,)
+
+
+def _hooked(hooks: Any, cotangent: Tensor | None) -> Tensor | None:
+    """The cotangent after the hooks, each of which may replace it."""
+    if cotangent is None:
+        return None
+    for hook in hooks:
+        new = hook(cotangent)
+        if new is not None:
+            if not isinstance(new, Tensor):
+                raise TypeError(f"expected Variable, but hook returned '{type(new).__name__}'")
+            if new.shape != cotangent.shape:
+                raise GradError("hook has changed the size of value")
+            cotangent = new
+    return cotangent
+
+
+def _call(node: Node, grads: list[Tensor | None]) -> Sequence[Tensor | None]:
+    outputs = node.run(grads)
+    if node.hooks is not None:
+        results = tuple(outputs)
+        for hook in node.hooks:
+            new = hook(results, tuple(grads))
+            if new is not None:
+                results = new if isinstance(new, tuple) else (new,)
+        outputs = results
+    return outputs
+
+
+def accumulate_grad(tensor: Tensor, new: Tensor) -> None:
+    """Add `new` to `tensor.grad`; in place where that is not part of a graph, as PyTorch does."""
+    recorder = state.recorder
+    old = tensor._grad
+    if recorder is not None:
+        recorder.read_grad(tensor)
+    if old is None:
+        # Another cotangent, a view or the caller may hold this very memory.
+        held = new if state.grad_enabled or recorder is not None else wrap(new._array.copy())
+        tensor._set_grad(held)
+    elif state.grad_enabled or recorder is not None:
+        tensor._set_grad(apply(OPS["add"], [old, new]))
+    else:
+        np.add(old._array, new._array, out=old._array)
+        old._storage.version += 1
+    if tensor._post_hooks is not None:
+        for hook in tensor._post_hooks:
+            hook(tensor)

@@ -1,0 +1,103 @@
+"""Where in the user's own program something happens: the first frame outside of this package."""
+
+from __future__ import annotations
+
+import functools
+import linecache
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType
+from typing import ParamSpec, TypeVar
+
+from tracegrad.errors import TracegradError
+from tracegrad.ir.graph import Loc
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PACKAGE = str(Path(__file__).resolve().parent.parent)
+
+_internal: dict[CodeType, bool] = {}
+
+
+class Place:
+    """A point in the user's program. Cheap to take: the line is worked out only when asked for."""
+
+    __slots__ = ("code", "offset")
+
+    def __init__(self, code: CodeType, offset: int) -> None:
+        self.code = code
+        self.offset = offset
+
+    @property
+    def file(self) -> str:
+        return self.code.co_filename
+
+    @property
+    def line(self) -> int:
+        """The line, from 1."""
+        found = self.code.co_firstlineno
+        for start, end, line in self.code.co_lines():
+            if start <= self.offset < end and line is not None:
+                found = line
+        return found
+
+    @property
+    def loc(self) -> Loc:
+        return Loc(self.file, self.line)
+
+    def __str__(self) -> str:
+        """`train.py:12: logits = x @ w`; without the source where it cannot be read."""
+        line = self.line
+        source = linecache.getline(self.file, line).strip()
+        where = f"{Path(self.file).name}:{line}"
+        return f"{where}: {source}" if source else where
+
+
+def user_place() -> Place | None:
+    """The innermost frame that is not of this package; None if there is none."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        inside = _internal.get(code)
+        if inside is None:
+            if len(_internal) > 10_000:
+                _internal.clear()
+            name = code.co_filename
+            inside = name.startswith(PACKAGE) or name.startswith("<frozen")
+            _internal[code] = inside
+        if not inside:
+            return Place(code, frame.f_lasti)
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def user_location() -> Loc | None:
+    """The user's file and line, for a node of the IR."""
+    place = user_place()
+    return place.loc if place is not None else None
+
+
+def locate(error: TracegradError) -> TracegradError:
+    """Add the user's line to the message of `error`, once. Call it before re-raising."""
+    if not getattr(error, "located", False):
+        error.located = True  # type: ignore[attr-defined]
+        place = user_place()
+        if place is not None:
+            error.args = (f"{error}, at {place}", *error.args[1:])
+    return error
+
+
+def located(function: Callable[P, R]) -> Callable[P, R]:
+    """Errors that come out of `function` say where in the user's program it was called."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except TracegradError as error:
+            locate(error)
+            raise
+
+    return wrapper

@@ -1,0 +1,128 @@
+"""Bringing operands to one dtype by PyTorch's rules, where tensors of dimension 0 and numbers are weak."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tracegrad.errors import ArgumentError, DtypeError
+from tracegrad.ir import types as T
+from tracegrad.ir.op import OPS
+from tracegrad.ir.types import DType, category, promote_types
+from tracegrad.tracer.dispatch import apply, constant
+from tracegrad.tracer.location import locate
+from tracegrad.tracer.tensor import Tensor, wrap
+
+Operand = Tensor | bool | int | float | np.ndarray[Any, Any] | np.generic
+
+_default = T.float32
+
+
+def get_default_dtype() -> DType:
+    """The dtype of new floating-point tensors."""
+    return _default
+
+
+def set_default_dtype(dtype: DType) -> None:
+    """Make `dtype`, a floating one, that of new floating-point tensors."""
+    global _default
+    if not isinstance(dtype, DType) or not dtype.is_floating_point:
+        raise locate(
+            DtypeError(
+                "only floating-point types are supported as the default type, "
+                f"not {getattr(dtype, 'name', dtype)!r}"
+            )
+        )
+    _default = dtype
+
+
+def number_dtype(value: Any) -> DType:
+    """The dtype that a Python number alone would get."""
+    if isinstance(value, (bool, np.bool_)):
+        return T.bool_
+    if isinstance(value, (int, np.integer)):
+        return T.int64
+    return _default
+
+
+def is_number(value: object) -> bool:
+    """Whether `value` is a Python or NumPy scalar that promotes weakly."""
+    return isinstance(value, (bool, int, float, np.bool_, np.integer, np.floating))
+
+
+def result_type(*operands: Any) -> DType:
+    """The dtype of an operation on the operands: tensors, numbers or dtypes.
+
+    Three classes rank: tensors with dimensions, tensors of dimension 0, numbers. A lower class changes the
+    result only by a higher category (bool < integral < floating).
+    """
+    ranks: list[DType | None] = [None, None, None]
+    for operand in operands:
+        if isinstance(operand, Tensor):
+            rank = 2 if operand._weak else (0 if operand.ndim else 1)
+            dtype = operand.dtype
+            if operand._weak and dtype.is_floating_point:
+                dtype = _default
+        elif isinstance(operand, DType):
+            rank = 0
+            dtype = operand
+        elif is_number(operand):
+            rank = 2
+            dtype = number_dtype(operand)
+        else:
+            raise locate(
+                ArgumentError(f"expected a tensor or a number, not {type(operand).__name__}")
+            )
+        known = ranks[rank]
+        ranks[rank] = dtype if known is None else promote_types(known, dtype)
+    result: DType | None = None
+    for dtype in ranks:
+        if dtype is not None and (result is None or category(dtype) > category(result)):
+            result = dtype
+    if result is None:
+        raise ArgumentError("result_type needs at least one operand")
+    return result
+
+
+def cast(tensor: Tensor, dtype: DType) -> Tensor:
+    """`tensor` in another dtype; itself if it has that already."""
+    if tensor._array.dtype == dtype.numpy:
+        return tensor
+    if tensor._literal is not None:
+        return constant(tensor._literal, dtype.numpy)
+    return apply(OPS["cast"], [tensor], {"dtype": dtype})
+
+
+def to_tensor(operand: Operand, dtype: DType | None = None) -> Tensor:
+    """An operand as a tensor: numbers become constants, arrays tensors on their memory."""
+    if isinstance(operand, Tensor):
+        return operand if dtype is None else cast(operand, dtype)
+    if is_number(operand):
+        return constant(operand, (dtype or number_dtype(operand)).numpy)
+    if isinstance(operand, (np.ndarray, np.generic)):
+        tensor = wrap(np.asarray(operand))
+        return tensor if dtype is None else cast(tensor, dtype)
+    raise locate(ArgumentError(f"expected a tensor or a number, not {type(operand).__name__}"))
+
+
+def promote(*operands: Operand) -> tuple[Tensor, ...]:
+    """The operands as tensors of one dtype. Shapes are left alone: ops broadcast by themselves."""
+    return promote_to(None, operands)
+
+
+def promote_to(dtype: DType | None, operands: Sequence[Operand]) -> tuple[Tensor, ...]:
+    """The operands as tensors of `dtype`, or of the one they promote to."""
+    if dtype is None:
+        first = operands[0]
+        if isinstance(first, Tensor) and not first._weak:
+            kind = first._array.dtype
+            for other in operands:
+                if not isinstance(other, Tensor) or other._weak or other._array.dtype is not kind:
+                    break
+            else:
+                return tuple(operands)  # type: ignore[arg-type]
+        operands = [wrap(x) if isinstance(x, np.ndarray) and x.ndim else x for x in operands]
+        dtype = result_type(*operands)
+    return tuple([to_tensor(operand, dtype) for operand in operands])

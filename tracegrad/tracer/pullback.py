@@ -1,0 +1,102 @@
+"""The backward of one call as a small graph, made once for all calls of equal types and parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tracegrad.ir.differentiate import pullback, vjp_graph
+from tracegrad.ir.graph import Builder, Graph, Node
+from tracegrad.ir.op import Array, Op
+from tracegrad.ir.types import TensorType
+
+# What an input of the graph is: the cotangent, its mask, the output, or (X + i) input i.
+G = 0
+MASK = 1
+Y = 2
+X = 3
+
+_CODES = {"g": G, "mask": MASK, "y": Y}
+
+
+class Pullback:
+    """The vector-Jacobian product of one call.
+
+    graph     reads values in the order of `reads`; `saves` are those of them that the forward call has.
+    results   for each input of the call the position of its cotangent among the graph's outputs, or -1.
+    masks     the same for the mask of that cotangent, see `ir.masking`.
+    type      the type of the call's output.
+    """
+
+    __slots__ = ("_positions", "_program", "graph", "masks", "reads", "results", "saves", "type")
+
+    def __init__(
+        self,
+        graph: Graph,
+        reads: tuple[int, ...],
+        results: tuple[int, ...],
+        masks: tuple[int, ...],
+        type: TensorType,
+    ) -> None:
+        self.graph = graph
+        self.reads = reads
+        self.results = results
+        self.masks = masks
+        self.saves = tuple(read for read in reads if read >= Y)
+        self.type = type
+        slot: dict[Node, int] = {node: i for i, node in enumerate(graph.inputs)}
+        program = []
+        for node in graph.nodes:
+            inputs = tuple(slot[x] for x in node.inputs)
+            slot[node] = len(slot)
+            program.append((node.op.evaluate, inputs, dict(node.params), node.dtype.numpy))
+        self._program = tuple(program)
+        self._positions = tuple(slot[node] for node in graph.outputs)
+
+    def run(self, values: list[Any]) -> list[Array]:
+        """The graph's outputs on arrays, given in the order of `reads`."""
+        for evaluate, inputs, params, dtype in self._program:
+            result = evaluate(*[values[i] for i in inputs], **params)
+            if type(result) is not np.ndarray or result.dtype is not dtype:
+                result = np.asarray(result, dtype)
+            values.append(result)
+        return [values[i] for i in self._positions]
+
+
+def of_call(
+    op: Op,
+    types: Sequence[TensorType],
+    params: dict[str, Any],
+    needs: Sequence[bool],
+    carry: Sequence[bool],
+    masked: bool = False,
+) -> Pullback:
+    """The pullback of an op for the inputs that `needs` marks.
+
+    `carry` marks the inputs whose cotangent may come with a mask; `masked`: the output's does.
+    """
+    made = vjp_graph(op, types, params, needs, masked=masked, carry=carry)
+    reads = tuple(X + read if isinstance(read, int) else _CODES[read] for read in made.reads)
+    results = tuple(-1 if i is None else i for i in made.cotangents)
+    masks = tuple(-1 if i is None else i for i in made.masks)
+    return Pullback(made.graph, reads, results, masks, op.infer(*types, **params))
+
+
+def of_function(
+    forward: Callable[[list[Node]], Node], types: Sequence[TensorType], needs: Sequence[bool]
+) -> Pullback:
+    """The pullback of a function of nodes that only moves elements, so that it reads just `g`."""
+    with Builder("vjp") as builder:
+        xs = [builder.input(t) for t in types]
+        y = forward(xs)
+        g = builder.input(y.type, "g")
+        found = iter(pullback(y, g, [x for x, need in zip(xs, needs, strict=True) if need]))
+        cotangents = [next(found) if need else None for need in needs]
+        outputs = [node for node in cotangents if node is not None]
+        whole = builder.finish(outputs, "vjp")
+    graph = Graph(whole.name, (g,), whole.nodes, whole.outputs, whole.origin)
+    positions = iter(range(len(outputs)))
+    results = tuple(-1 if node is None else next(positions) for node in cotangents)
+    return Pullback(graph, (G,), results, (-1,) * len(results), y.type)

@@ -1,0 +1,501 @@
+"""Recording: a function runs eagerly, and every operation on tensors is noted in the IR.
+
+The IR is functional and memory is not. So each piece of memory has a current value; an in-place
+change gives it a new one, and a view that is read afterwards is derived from it once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tracegrad.ir.graph import Builder, Literal, Node
+from tracegrad.ir.op import CONSTANT, OPS, Op, _NonDifferentiable
+from tracegrad.ir.types import TensorType, type_of
+from tracegrad.tracer import access, outcomes
+from tracegrad.tracer.access import Path
+from tracegrad.tracer.captures import Guard as CaptureGuard
+from tracegrad.tracer.captures import Survey
+from tracegrad.tracer.location import user_location
+from tracegrad.tracer.recording import Guard, Segment, Steps, TraceInput, Value
+from tracegrad.tracer.state import state
+from tracegrad.tracer.undo import UndoLog
+from tracegrad.tracer.views import freeze, memory_root, replay, write_back
+
+if TYPE_CHECKING:
+    from tracegrad.tracer.storage import Storage
+    from tracegrad.tracer.tensor import Tensor
+
+
+class AliasesMatter(BaseException):
+    """A write reached memory that several inputs share: record again with their bases as inputs.
+
+    Not an Exception, so that the user's `except Exception` does not stop it.
+    """
+
+
+class Memory:
+    """One piece of memory during a trace: the value of its root tensor now, and how often it changed."""
+
+    __slots__ = ("created", "inputs", "root", "storage", "value", "version")
+
+    def __init__(self, storage: Storage, root: Tensor | None, value: Value | None) -> None:
+        self.storage = storage
+        self.root = root
+        self.value = value
+        self.version = 0
+        self.created = value is not None
+        # Numbers of the trace's inputs that live here.
+        self.inputs: list[int] = []
+
+
+class Binding:
+    """What a tensor's value is, as long as its memory has this version."""
+
+    __slots__ = ("recorder", "value", "version")
+
+    def __init__(self, recorder: Recorder, value: Value, version: int) -> None:
+        self.recorder = recorder
+        self.value = value
+        self.version = version
+
+
+class Recorder:
+    """Notes what happens on this thread while one function is traced.
+
+    `aliases`: represent every input that is a view by its base. `script`: the outcomes that the
+    first guards have to have, so that a retrace goes the way that the compiled code went.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[tuple[Path, str, Tensor]],
+        survey: Survey,
+        known: Sequence[TraceInput],
+        *,
+        aliases: bool,
+        script: Sequence[Hashable],
+        offset: int,
+    ) -> None:
+        self.inputs: list[TraceInput] = []
+        self.segments: list[Segment] = [Segment(Builder("forward"))]
+        self.outcomes: list[Hashable] = []
+        self.guards: list[CaptureGuard] = []
+        self.undo = UndoLog()
+        self.aliases = aliases
+        self.writes_inputs = False
+        self.grad_written: dict[int, Tensor] = {}
+        self.start_offset = offset
+        self.memories: dict[int, Memory] = {}
+        self._script = list(script)
+        self._survey = survey
+        self._known = known
+        self._number_of: dict[int, int] = {}
+        self._by_path: dict[Path, int] = {}
+        self._paths: dict[int, Path] = dict(survey.tensors)
+        self._answered: dict[Hashable, Hashable] = {}
+        self._grad_read: set[int] = set()
+        self._kept: list[Any] = []
+        for path, kind, tensor in arguments:
+            self.undo.keep(tensor)
+            self._paths.setdefault(id(tensor), path)
+            if kind == "tensor":
+                # An argument's own name wins over a way through a container that it stands in.
+                self._paths[id(tensor)] = path
+            self._kinds[id(tensor)] = kind
+            self._kept.append(tensor)
+            if not aliases and id(tensor) not in self._number_of:
+                self._add_input(tensor, path, kind)
+        for item in known[len(self.inputs) :]:
+            # Inputs of the traces that are known keep their numbers.
+            self._add_known(item)
+
+    @property
+    def _kinds(self) -> dict[int, str]:
+        kinds: dict[int, str] = self.__dict__.setdefault("_kinds_by_id", {})
+        return kinds
+
+    # ------------------------------------------------------------- protocol
+
+    def record(
+        self, op: Op, inputs: Sequence[Tensor], params: dict[str, Any], output: Tensor
+    ) -> None:
+        """`output` was computed by `op` from `inputs`."""
+        if op is CONSTANT:
+            self._bind_new(output, self._constant(params["value"]))
+            return
+        if op.family == "random":
+            self._record_draw(op, inputs, params, output)
+            return
+        values = [self.value_of(x) for x in inputs]
+        nodes = [self._operand(x, v) for x, v in zip(inputs, values, strict=True)]
+        node = self._append(op, nodes, params)
+        differentiable = (
+            state.grad_enabled
+            and node.dtype.is_floating_point
+            and not isinstance(op.vjp, _NonDifferentiable)
+            and any(
+                v.differentiable and x.requires_grad for x, v in zip(inputs, values, strict=True)
+            )
+        )
+        if not differentiable and any(v.differentiable for v in values):
+            node = self._cut(node)
+        value = self._value(node, differentiable)
+        memory = self.memories.get(id(output._storage))
+        if memory is not None:
+            output._trace = Binding(self, value, memory.version)
+        else:
+            self._bind_new(output, value)
+        if not output._weak:
+            # What comes of Python numbers alone is a Python number still.
+            weak = [x._weak for x in inputs]
+            output._weak = any(weak) and all(
+                w or x._literal is not None for w, x in zip(weak, inputs, strict=True)
+            )
+
+    def before_write(self, target: Tensor) -> None:
+        """The memory of `target` is about to change: keep a copy of what is not the trace's own."""
+        memory = self._memory_of(target)
+        if not memory.created:
+            root, _ = memory_root(target)
+            self.undo.keep_memory(root)
+            self.undo.keep(target)
+            for number in memory.inputs:
+                self.undo.keep(self.inputs[number].tensor)
+
+    def mutate(self, target: Tensor, value: Tensor) -> None:
+        """`value` was written into `target`: its memory has a new value."""
+        memory = self._memory_of(target)
+        root, steps = memory_root(target)
+        if not memory.created:
+            self.writes_inputs = True
+            if memory.root is not root or len(memory.inputs) != 1:
+                raise AliasesMatter
+        assert memory.value is not None
+        old = memory.value
+        new = self.value_of(value)
+        tracked = state.grad_enabled and (value.requires_grad or target.requires_grad)
+        written = self._use(new)
+        if new.differentiable and not (tracked and value.requires_grad):
+            written = self._cut(written)
+        base = self._use(old)
+        frozen = freeze(steps)
+        builder = self.segments[-1].builder
+        builder.loc = user_location()
+        with builder:
+            node = write_back(base, written, frozen)
+        differentiable = old.differentiable or (tracked and new.differentiable)
+        if not tracked and old.differentiable:
+            # Autograd knows nothing of this write: the gradient goes to what stood there before.
+            node = self._append(OPS["overwrite"], [base, self._cut(node)], {})
+        memory.value = self._value(node, differentiable)
+        memory.version += 1
+        if memory.root is not None:
+            memory.root._trace = Binding(self, memory.value, memory.version)
+
+    def demand(self, tensor: Tensor, kind: str, value: Any) -> Any:
+        """Python asked for a concrete value: end the segment here. The value to go on with."""
+        recorded = self.value_of(tensor)
+        if self._is_constant(recorded):
+            return value
+        key = (recorded.ref, kind)
+        if key in self._answered:
+            return outcomes.concrete(kind, self._answered[key], value)
+        outcome = outcomes.outcome(kind, value)
+        number = len(self.outcomes)
+        if number < len(self._script):
+            outcome = self._script[number]
+        self._answered[key] = outcome
+        self.segments[-1].guard = Guard(recorded.ref, kind, user_location())
+        self.outcomes.append(outcome)
+        self.segments.append(Segment(Builder("forward")))
+        return outcomes.concrete(kind, outcome, value)
+
+    def read_grad(self, tensor: Tensor) -> None:
+        """`tensor.grad` was read: what stands there is an input, or its absence a guard."""
+        if self._is_own(tensor):
+            return
+        number = self._input_number(tensor)
+        if number in self._grad_read or number in self.grad_written:
+            return
+        self._grad_read.add(number)
+        path = self.inputs[number].path.attribute("_grad")
+        if tensor._grad is None:
+            self.guards.append(CaptureGuard(path, None))
+        else:
+            self._paths.setdefault(id(tensor._grad), path)
+            self._input_number(tensor._grad)
+
+    def write_grad(self, tensor: Tensor, old: Tensor | None, new: Tensor | None) -> None:
+        """`tensor.grad` was replaced."""
+        if not self._is_own(tensor):
+            number = self._input_number(tensor)
+            self.undo.keep(tensor)
+            self.grad_written[number] = tensor
+
+    def fresh(self, tensor: Tensor) -> None:
+        """`tensor` was made from constants, or is a NumPy array that the function can reach."""
+        if id(tensor._array) in self._survey.arrays:
+            self._input_number(tensor)
+            return
+        self._bind_new(tensor, self._constant(Literal(tensor._array)))
+
+    # ---------------------------------------------------------------- values
+
+    def value_of(self, tensor: Tensor) -> Value:
+        """The recorded value of a tensor as it is now; an unknown tensor becomes an input."""
+        found = self._bound(tensor)
+        if found is not None:
+            return found
+        if tensor._literal is not None:
+            value = self._constant(Literal(tensor._array))
+            self._bind_new(tensor, value)
+            return value
+        memory = self._memory_of(tensor)
+        source: Tensor | None = tensor
+        steps: Steps = ()
+        while source is not None:
+            known = self._bound(source)
+            if known is not None:
+                return self._derive(tensor, known, steps, memory)
+            if memory.root is source and memory.value is not None:
+                return self._derive(tensor, memory.value, steps, memory)
+            source, lead = parent_of(source)
+            steps = freeze(lead) + steps
+        number = self._input_number(tensor)
+        root = self.inputs[number].tensor
+        if root is tensor:
+            bound = self._bound(tensor)
+            assert bound is not None
+            return bound
+        return self.value_of(tensor)
+
+    def _bound(self, tensor: Tensor) -> Value | None:
+        binding = tensor._trace
+        if binding is None or binding.recorder is not self:
+            return None
+        memory = self.memories.get(id(tensor._storage))
+        if memory is None or memory.version != binding.version:
+            return None
+        value: Value = binding.value
+        return value
+
+    def _derive(self, tensor: Tensor, value: Value, steps: Steps, memory: Memory) -> Value:
+        """The value of a view, or of a tensor that shares memory with another."""
+        if steps:
+            builder = self.segments[-1].builder
+            builder.loc = user_location()
+            base = self._use(value)
+            with builder:
+                node = replay(base, steps)
+            value = self._value(node, value.differentiable)
+        tensor._trace = Binding(self, value, memory.version)
+        return value
+
+    def _memory_of(self, tensor: Tensor) -> Memory:
+        memory = self.memories.get(id(tensor._storage))
+        if memory is None:
+            self._input_number(tensor)
+            memory = self.memories[id(tensor._storage)]
+        return memory
+
+    def _is_own(self, tensor: Tensor) -> bool:
+        """Whether the trace made this tensor."""
+        memory = self.memories.get(id(tensor._storage))
+        return memory is not None and memory.created
+
+    def _bind_new(self, tensor: Tensor, value: Value) -> None:
+        memory = Memory(tensor._storage, tensor, value)
+        self.memories[id(tensor._storage)] = memory
+        tensor._trace = Binding(self, value, 0)
+
+    def _value(self, node: Node, differentiable: bool) -> Value:
+        segment = self.segments[-1]
+        position = self._position(segment, node)
+        if position < 0:
+            # An operation can come down to one of its operands.
+            return segment.sources[-1 - position]
+        return Value(len(self.segments) - 1, position, node, node.type, differentiable)
+
+    def _position(self, segment: Segment, node: Node) -> int:
+        """Where `node` stands among the segment's nodes; -1 - i for its input i."""
+        positions = segment.positions
+        for i in range(len(positions), len(segment.builder.nodes)):
+            positions[id(segment.builder.nodes[i])] = i
+        found = positions.get(id(node))
+        return -1 - segment.builder.inputs.index(node) if found is None else found
+
+    def _append(self, op: Op, nodes: Sequence[Node], params: dict[str, Any]) -> Node:
+        return self.segments[-1].builder.append(op, nodes, params, user_location())
+
+    def _cut(self, node: Node) -> Node:
+        """The value without its gradient."""
+        if not node.dtype.is_floating_point or node.op.name in ("detach", "constant"):
+            return node
+        return self._append(OPS["detach"], [node], {})
+
+    def _operand(self, tensor: Tensor, value: Value) -> Node:
+        node = self._use(value)
+        return self._cut(node) if value.differentiable and not tensor.requires_grad else node
+
+    def _use(self, value: Value) -> Node:
+        """The node of a value in the current segment, imported if it was computed before."""
+        if value.segment == len(self.segments) - 1:
+            assert value.node is not None
+            return value.node
+        segment = self.segments[-1]
+        if value.constant:
+            assert value.node is not None
+            return self._emit_constant(value.node.params["value"])
+        key = hash(value.ref)
+        found = segment.imports.get(key)
+        if found is None:
+            name = self.inputs[value.position].name if value.segment < 0 else None
+            found = segment.builder.input(value.type, name, value.node and value.node.loc)
+            segment.imports[key] = found
+            segment.sources.append(value)
+        return found
+
+    def _constant(self, literal: Literal) -> Value:
+        node = self._emit_constant(literal)
+        value = self._value(node, False)
+        value.constant = node.op is CONSTANT
+        return value
+
+    def _emit_constant(self, literal: Literal) -> Node:
+        array = literal.array
+        if array.size > 1 and bool((array == array.flat[0]).all()):
+            scalar = self._append(CONSTANT, (), {"value": Literal(array.flat[0])})
+            return self._append(OPS["broadcast_to"], [scalar], {"shape": array.shape})
+        return self._append(CONSTANT, (), {"value": literal})
+
+    def _is_constant(self, value: Value) -> bool:
+        """Whether a value depends on nothing that another call could change."""
+        if value.node is None:
+            return False
+        work = [value.node]
+        while work:
+            node = work.pop()
+            if node.op.name == "input" or not node.op.pure:
+                return False
+            work.extend(node.inputs)
+        return True
+
+    # ---------------------------------------------------------------- inputs
+
+    def _input_number(self, tensor: Tensor) -> int:
+        """The number of the input that `tensor`, or its base, is; a new one if it is not known."""
+        found = self._number_of.get(id(tensor))
+        if found is not None:
+            return found
+        source: Tensor | None = tensor
+        path: Path | None = None
+        candidate = tensor
+        while source is not None and path is None:
+            number = self._number_of.get(id(source))
+            if number is not None:
+                return number
+            candidate = source
+            path = self._paths.get(id(source)) or self._survey.arrays.get(id(source._array))
+            source = parent_of(source)[0]
+        if path is None:
+            candidate = tensor
+            path = access.of_object(tensor, "<a tensor>")
+        kind = self._kinds.get(id(candidate), "tensor")
+        if id(candidate) not in self._paths and id(candidate._array) in self._survey.arrays:
+            kind = "array"
+        if self.aliases and kind == "tensor":
+            root, steps = memory_root(candidate)
+            if root is not candidate:
+                path, candidate = root_path(path), root
+                number = self._by_path.get(path)
+                if number is not None or id(root) in self._number_of:
+                    return self._number_of[id(root)]
+        return self._add_input(candidate, path, kind)
+
+    def _add_known(self, item: TraceInput) -> None:
+        if item.kind in ("seed", "offset"):
+            self.inputs.append(item)
+            self._by_path[item.path] = len(self.inputs) - 1
+            return
+        arguments = [tensor for tensor in self._kept]
+        tensor = item.path.get(arguments)
+        if isinstance(tensor, np.ndarray) or not hasattr(tensor, "_array"):
+            # It is not there this time; its number stays taken.
+            self.inputs.append(item)
+            return
+        self._add_input(tensor, item.path, item.kind)
+
+    def _add_input(self, tensor: Tensor, path: Path, kind: str) -> int:
+        number = len(self.inputs)
+        self.undo.keep(tensor)
+        self._kept.append(tensor)
+        differentiable = kind == "tensor" and tensor.requires_grad
+        type = type_of(tensor._array)
+        self.inputs.append(TraceInput(path, kind, tensor, type, name_of(path), differentiable))
+        self._number_of[id(tensor)] = number
+        self._by_path[path] = number
+        value = Value(-1, number, None, type, differentiable)
+        memory = self.memories.get(id(tensor._storage))
+        if memory is None:
+            memory = Memory(tensor._storage, tensor, None)
+            memory.value = value
+            self.memories[id(tensor._storage)] = memory
+        elif memory.version:
+            raise AliasesMatter
+        memory.inputs.append(number)
+        tensor._trace = Binding(self, value, 0)
+        return number
+
+    # ---------------------------------------------------------------- random
+
+    def _record_draw(
+        self, op: Op, inputs: Sequence[Tensor], params: dict[str, Any], output: Tensor
+    ) -> None:
+        """Random numbers are a function of the generator's seed and offset, which are inputs."""
+        seed = self._generator_value("seed", inputs[0])
+        start = self._generator_value("offset", inputs[1])
+        ahead = int(inputs[1]._array) - self.start_offset
+        offset = self._use(start)
+        if ahead:
+            step = self._emit_constant(Literal(np.asarray(ahead, np.int64)))
+            offset = self._append(OPS["add"], [offset, step], {})
+        node = self._append(op, [self._use(seed), offset], params)
+        self._bind_new(output, self._value(node, False))
+
+    def _generator_value(self, kind: str, tensor: Tensor) -> Value:
+        path = access.of_generator(kind)
+        number = self._by_path.get(path)
+        if number is None:
+            number = len(self.inputs)
+            type = TensorType(tensor.dtype, ())
+            self.inputs.append(TraceInput(path, kind, tensor, type, kind, False))
+            self._by_path[path] = number
+        return Value(-1, number, None, self.inputs[number].type, False)
+
+
+def parent_of(tensor: Tensor) -> tuple[Tensor | None, Any]:
+    """The tensor that `tensor` directly shares its memory with, and the steps from there."""
+    if tensor._base is not None:
+        return tensor._base, tensor._steps
+    if tensor._alias is not None:
+        return tensor._alias
+    return None, ()
+
+
+def root_path(path: Path) -> Path:
+    """The way on from a view to the tensor whose memory it shows."""
+    read = path.read
+    return Path(
+        ("root", path),
+        f"the base of {path}",
+        lambda arguments: memory_root(read(arguments))[0],
+    )
+
+
+def name_of(path: Path) -> str:
+    """A name for an input in the IR."""
+    text = "".join(c if c.isalnum() else "_" for c in str(path)).strip("_")
+    return text if text.isidentifier() else f"x_{text}"

@@ -1,0 +1,183 @@
+"""What a trace is made of: inputs, segments between guards, results and effects. Plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tracegrad.ir.graph import Builder, Graph, Loc, Node
+from tracegrad.ir.op import Op
+from tracegrad.ir.structure import frozen_params
+from tracegrad.ir.types import TensorType
+from tracegrad.tracer.access import Path
+from tracegrad.tracer.structure import Description
+
+if TYPE_CHECKING:
+    from tracegrad.tracer.tensor import Tensor
+
+Ref = tuple[int, int]
+"""A value of a trace: (number of the segment, position of its node there); segment -1 holds the inputs."""
+
+Steps = tuple[tuple[Op, tuple[tuple[str, Any], ...]], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class TraceInput:
+    """One input of a trace: an argument, or something captured.
+
+    path           how it is found at each call.
+    kind           "tensor", "array", "float", "int", "seed" or "offset" of the random numbers, or
+                   "grad": the `.grad` of another input.
+    tensor         what stood there while tracing.
+    differentiable whether gradients flow into it.
+    """
+
+    path: Path
+    kind: str
+    tensor: Tensor
+    type: TensorType
+    name: str
+    differentiable: bool
+
+
+@dataclass(eq=False)
+class Value:
+    """A recorded value. `differentiable`: a gradient may flow through it to an input of the trace."""
+
+    segment: int
+    position: int
+    node: Node | None
+    type: TensorType
+    differentiable: bool
+    constant: bool = False
+
+    @property
+    def ref(self) -> Ref:
+        return self.segment, self.position
+
+
+@dataclass(frozen=True, eq=False)
+class Guard:
+    """A concrete value that Python asked for. The outcome picks the way on."""
+
+    ref: Ref
+    kind: str
+    loc: Loc | None
+
+    def key(self) -> Hashable:
+        """What two recordings of one guard have in common."""
+        return self.ref, self.kind
+
+
+@dataclass(eq=False)
+class Segment:
+    """The operations between two guards, as a builder and where each of its inputs comes from."""
+
+    builder: Builder
+    sources: list[Value] = field(default_factory=list)
+    guard: Guard | None = None
+    imports: dict[int, Node] = field(default_factory=dict)
+    positions: dict[int, int] = field(default_factory=dict)
+
+    def key(self) -> tuple[Hashable, ...]:
+        """Equal for two recordings of one segment."""
+        number: dict[Node, int] = {}
+        for i, node in enumerate(self.builder.inputs):
+            number[node] = -1 - i
+        steps: list[Hashable] = []
+        for i, node in enumerate(self.builder.nodes):
+            operands = tuple(number[x] for x in node.inputs)
+            steps.append((node.op.name, operands, frozen_params(node.params), node.type))
+            number[node] = i
+        return tuple(source.ref for source in self.sources), tuple(steps)
+
+    def graph(self, positions: Sequence[int]) -> Graph:
+        """The segment as a graph whose outputs are the nodes at `positions`."""
+        return self.builder.finish([self.builder.nodes[i] for i in positions])
+
+
+@dataclass(frozen=True)
+class Result:
+    """One leaf of what the function returned.
+
+    kind     "value": computed, at `ref`. "input": the argument or captured object itself. "view": a
+             view of an input, remade by `steps`, cut from the tape if `detached`.
+    weak     a Python number comes out.
+    freed    its tape was freed inside the function, so backward of it is an error.
+    """
+
+    kind: str
+    ref: Ref
+    differentiable: bool = False
+    weak: bool = False
+    freed: bool = False
+    requires_grad: bool = False
+    steps: Steps = ()
+    detached: bool = False
+
+
+@dataclass(frozen=True)
+class Write:
+    """An input whose memory the function changed: `ref` is its new value."""
+
+    input: int
+    ref: Ref
+    differentiable: bool
+
+
+@dataclass(frozen=True)
+class GradWrite:
+    """An input whose `.grad` the function replaced, by the value at `ref` or by None.
+
+    `same_as`: the number of the input that the new gradient is, where it is one itself.
+    """
+
+    input: int
+    ref: Ref | None
+    same_as: int | None = None
+
+
+@dataclass(frozen=True)
+class Flag:
+    """An input whose `requires_grad` the function set."""
+
+    input: int
+    value: bool
+
+
+@dataclass(eq=False)
+class End:
+    """How a path ends: what is returned and what is written."""
+
+    structure: Description
+    results: tuple[Result, ...]
+    writes: tuple[Write, ...]
+    grad_writes: tuple[GradWrite, ...]
+    flags: tuple[Flag, ...]
+    draws: int = 0
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether any result carries a gradient."""
+        return any(r.differentiable for r in self.results) or any(
+            w.differentiable for w in self.writes
+        )
+
+    def refs(self) -> list[tuple[Ref, bool]]:
+        """The values that the end reads, and whether a cotangent may arrive at each."""
+        found = [(r.ref, r.differentiable) for r in self.results if r.kind == "value"]
+        found += [(w.ref, w.differentiable) for w in self.writes]
+        found += [(g.ref, False) for g in self.grad_writes if g.ref is not None]
+        return found
+
+
+@dataclass(eq=False)
+class Trace:
+    """One path through a function: its segments, the outcome of each guard, and its end."""
+
+    inputs: list[TraceInput]
+    segments: list[Segment]
+    outcomes: list[Hashable]
+    end: End
+    writes_inputs: bool

@@ -1,0 +1,61 @@
+"""What a thread is doing: whether gradients are tracked, and who records."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from tracegrad.ir.op import Op
+    from tracegrad.tracer.tensor import Tensor
+
+
+class Recorder(Protocol):
+    """Who is told of everything that happens to tensors while a function is traced."""
+
+    def record(
+        self, op: Op, inputs: Sequence[Tensor], params: dict[str, Any], output: Tensor
+    ) -> None:
+        """`output` was computed by `op` from `inputs`."""
+
+    def mutate(self, target: Tensor, value: Tensor) -> None:
+        """`value`, recorded before and of the same shape and dtype, was written into `target`."""
+
+    def before_write(self, target: Tensor) -> None:
+        """The memory of `target` is about to change."""
+
+    def demand(self, tensor: Tensor, kind: str, value: Any) -> None:
+        """Python asked for a concrete value; `kind` is bool, int, float, item, index or array."""
+
+    def read_grad(self, tensor: Tensor) -> None:
+        """`tensor.grad` was read."""
+
+    def write_grad(self, tensor: Tensor, old: Tensor | None, new: Tensor | None) -> None:
+        """`tensor.grad` was replaced."""
+
+    def fresh(self, tensor: Tensor) -> None:
+        """`tensor` was made from constants or by a random draw, not by an op."""
+
+
+class State(threading.local):
+    """The modes of one thread.
+
+    `quietly(function, *args)` calls with NumPy's floating-point warnings off. Entering `np.errstate` costs
+    more than a small op; running in a context that has it entered costs nearly nothing.
+    """
+
+    grad_enabled: bool = True
+    inference: bool = False
+    recorder: Recorder | None = None
+
+    def __init__(self) -> None:
+        context = contextvars.Context()
+        context.run(np.seterr, all="ignore")
+        self.quietly: Callable[..., Any] = context.run
+
+
+state = State()

@@ -1,0 +1,196 @@
+"""Nested containers as a flat list of dynamic leaves and a hashable description of the rest.
+
+Lists, tuples, named tuples, dictionaries and dataclasses are containers. Tensors, NumPy arrays and
+Python's int and float are dynamic leaves: their values are inputs of the compiled code. All other
+objects are static and part of the description: by value where the type compares by value, by
+identity where it does not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from tracegrad.errors import ArgumentError
+from tracegrad.tracer.tensor import Tensor
+
+_DEEPEST = 200
+
+
+class Leaf:
+    """The place of one dynamic leaf in a description; `kind` is what stood there."""
+
+    __slots__ = ("kind",)
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __repr__(self) -> str:
+        return self.kind
+
+
+TENSOR: Final = Leaf("tensor")
+ARRAY: Final = Leaf("array")
+FLOAT: Final = Leaf("float")
+INT: Final = Leaf("int")
+
+
+class Static:
+    """An object that is part of the description: equal by type and value, or by identity."""
+
+    __slots__ = ("_key", "by_value", "value")
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self.by_value = compares_by_value(value)
+        self._key: Hashable = (type(value), value) if self.by_value else id(value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Static) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __repr__(self) -> str:
+        text = repr(self.value) if self.by_value else f"<{type(self.value).__name__} object>"
+        return text if len(text) <= 60 else text[:57] + "..."
+
+
+@dataclasses.dataclass(frozen=True)
+class Container:
+    """A container: its type, its keys (of a dict) or field names, and what stands in it."""
+
+    type: type
+    keys: tuple[Hashable, ...] | None
+    items: tuple[Description, ...]
+
+    def __repr__(self) -> str:
+        if self.keys is None:
+            return f"{self.type.__name__}({', '.join(map(repr, self.items))})"
+        pairs = zip(self.keys, self.items, strict=True)
+        return f"{self.type.__name__}({', '.join(f'{key}: {item!r}' for key, item in pairs)})"
+
+
+Description = Leaf | Static | Container
+
+
+def compares_by_value(value: Any) -> bool:
+    """Whether two objects like `value` may be equal without being one: then `==` is what guards."""
+    if isinstance(value, bool | str | bytes | complex | type(None) | type(Ellipsis) | type):
+        return True
+    if isinstance(value, float | int):
+        return True
+    if type(value).__eq__ is object.__eq__:
+        return False
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+def is_dataclass_instance(value: Any) -> bool:
+    """Whether `value` is an instance (not the class) of a dataclass."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def parts(value: Any) -> tuple[tuple[Hashable, ...] | None, Sequence[Any]] | None:
+    """Keys and items of a container; None for anything else."""
+    kind = type(value)
+    if kind is tuple or kind is list:
+        return None, value
+    if isinstance(value, dict):
+        return tuple(value), tuple(value.values())
+    if isinstance(value, tuple) and hasattr(kind, "_fields"):
+        return kind._fields, value
+    if isinstance(value, tuple | list):
+        return None, value
+    if is_dataclass_instance(value):
+        names = tuple(field.name for field in dataclasses.fields(value))
+        return names, tuple(getattr(value, name, None) for name in names)
+    return None
+
+
+def flatten(value: Any, leaves: list[Any], depth: int = 0) -> Description:
+    """Append the dynamic leaves of `value` to `leaves`; describe the rest.
+
+    ArgumentError for a container that contains itself.
+    """
+    if isinstance(value, Tensor):
+        leaves.append(value)
+        return TENSOR
+    kind = type(value)
+    if kind is float:
+        leaves.append(value)
+        return FLOAT
+    if kind is int and -(2**63) <= value < 2**63:
+        leaves.append(value)
+        return INT
+    if isinstance(value, np.ndarray | np.number):
+        leaves.append(value)
+        return ARRAY
+    inside = parts(value)
+    if inside is None:
+        return Static(value)
+    if depth > _DEEPEST:
+        raise ArgumentError(f"an argument contains itself, or nests more than {_DEEPEST} deep")
+    keys, items = inside
+    return Container(kind, keys, tuple(flatten(item, leaves, depth + 1) for item in items))
+
+
+def unflatten(description: Description, leaves: Sequence[Any]) -> Any:
+    """The value that `flatten` took apart, with other leaves."""
+    return _rebuild(description, iter(leaves).__next__)
+
+
+def _rebuild(description: Description, take: Callable[[], Any]) -> Any:
+    if isinstance(description, Leaf):
+        return take()
+    if isinstance(description, Static):
+        return description.value
+    items = [_rebuild(item, take) for item in description.items]
+    return assemble(description.type, description.keys, items)
+
+
+def assemble(kind: type, keys: tuple[Hashable, ...] | None, items: list[Any]) -> Any:
+    """A container of type `kind` out of its items."""
+    if kind is tuple:
+        return tuple(items)
+    if kind is list:
+        return items
+    if issubclass(kind, dict):
+        assert keys is not None
+        built = kind.__new__(kind)
+        # Not the constructor: a defaultdict, say, takes something else there.
+        dict.update(built, zip(keys, items, strict=True))
+        return built
+    if issubclass(kind, tuple):
+        return kind._make(items) if hasattr(kind, "_make") else kind(items)
+    if issubclass(kind, list):
+        return kind(items)
+    assert keys is not None
+    copy = object.__new__(kind)
+    for key, item in zip(keys, items, strict=True):
+        # A frozen dataclass refuses setattr.
+        object.__setattr__(copy, str(key), item)
+    return copy
+
+
+def substitute(value: Any, replace: Callable[[Any], Any], depth: int = 0) -> Any:
+    """`value` with each dynamic leaf replaced; a container in which nothing changes stays itself.
+
+    So a function that is given a dictionary of tensors gets the caller's own dictionary.
+    """
+    if isinstance(value, Tensor | np.ndarray | np.number) or type(value) in (int, float):
+        return replace(value)
+    inside = parts(value)
+    if inside is None or depth > _DEEPEST:
+        return value
+    keys, items = inside
+    new = [substitute(item, replace, depth + 1) for item in items]
+    if all(a is b for a, b in zip(new, items, strict=True)):
+        return value
+    return assemble(type(value), keys, new)
