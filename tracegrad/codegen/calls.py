@@ -56,6 +56,8 @@ _NONZERO = """\
                 store(target, found * ndim + axis, rest % n)
                 rest = rest // n
             found += 1
+    for i in range(found * ndim, count * ndim):
+        store(target, i, 0)
 """
 
 

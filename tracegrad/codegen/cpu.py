@@ -162,12 +162,12 @@ class _Printer:
             if coef == 0 or loop not in self.live:
                 continue
             if coef == 1 and loop == innermost:
-                terms.append(f"i{loop}")
+                terms.append(f"j{loop}")
             else:
                 key = (loop, affine, coef)
                 if key not in self.integers:
                     self.integers[key] = self.integer(coef, "s")
-                terms.append(f"i{loop} * {self.integers[key]}")
+                terms.append(f"j{loop} * {self.integers[key]}")
         if affine.const:
             key = (-1, affine, affine.const)
             if key not in self.integers:
@@ -177,8 +177,9 @@ class _Printer:
 
     def address(self, address: Address, innermost: int | None) -> str:
         text = self.offset(address.offset, innermost)
-        for name, stride in address.gathered:
-            text += f" + i64({name}) * {self.integer(stride, 's')}"
+        for name, stride, size in address.gathered:
+            last = self.integer(size - 1, "n")
+            text += f" + max(min({name}, {last}), 0) * {self.integer(stride, 's')}"
         return f"{self.pointer(address.buffer)}, {text}"
 
     def code(self, block: Block, depth: int, innermost: int | None) -> None:
@@ -246,10 +247,10 @@ class _Printer:
         """Open the loops of a group; the depth inside."""
         for loop, size in group:
             if parallel:
-                self.line(depth, f"for i{loop} in range(start, stop):")
+                self.line(depth, f"for j{loop} in range(start, stop):")
                 parallel = False
             else:
-                self.line(depth, f"for i{loop} in range({self.integer(size, 'n')}):")
+                self.line(depth, f"for j{loop} in range({self.integer(size, 'n')}):")
             depth += 1
         return depth
 
@@ -291,10 +292,10 @@ class _Printer:
             at = self.loops(inner[:-1], at, parallel=False)
             loop, size = inner[-1]
             end = self.integer(size, "n")
-            self.line(at, f"for b{loop} in range(0, {end}, {RUN}):")
+            self.line(at, f"for m{loop} in range(0, {end}, {RUN}):")
             at += 1
             self.open_runs(runs, at)
-            self.line(at, f"for i{loop} in range(b{loop}, min(b{loop} + {RUN}, {end})):")
+            self.line(at, f"for j{loop} in range(m{loop}, min(m{loop} + {RUN}, {end})):")
             self.code(block, at + 1, innermost)
         for fold in runs:
             name = fold.name
@@ -319,10 +320,10 @@ class _Printer:
         else:
             depth = 0
             lo, hi = "start", "stop"
-        self.line(depth, f"for b{loop} in range({lo}, {hi}, {STRIP}):")
+        self.line(depth, f"for m{loop} in range({lo}, {hi}, {STRIP}):")
         depth += 1
-        self.line(depth, f"e{loop} = min(b{loop} + {STRIP}, {hi})")
-        columns = f"for i{loop} in range(b{loop}, e{loop}):"
+        self.line(depth, f"e{loop} = min(m{loop} + {STRIP}, {hi})")
+        columns = f"for j{loop} in range(m{loop}, e{loop}):"
         self.line(depth, columns)
         self.code(self.lowered.rows[0], depth + 1, loop)
         for fold in folds:

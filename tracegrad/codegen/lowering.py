@@ -34,11 +34,14 @@ PRELUDE = -1
 
 @dataclass(frozen=True)
 class Address:
-    """`offset + sum(value * stride)` elements into a buffer; the values are index variables read from data."""
+    """`offset + sum(clamp(value, 0, size - 1) * stride)` elements into a buffer.
+
+    The values are indices read from data, given with the stride and the size of the axis that they address.
+    """
 
     buffer: Buffer
     offset: Affine
-    gathered: tuple[tuple[str, int], ...] = ()
+    gathered: tuple[tuple[str, int, int], ...] = ()
 
 
 @dataclass
@@ -176,15 +179,16 @@ class _Lowering:
                 row = self.row_block(self.stage_of_root[root.node])
                 row.code.append(Store(target, accumulator))
         elif root.target is not None:
-            gathered: list[tuple[str, int]] = []
+            gathered: list[tuple[str, int, int]] = []
             target_view = root.target
             if root.indices:
                 lead = len(target_view.shape) - (len(root.value.shape) - self.lead(root))
-                for x, stride in zip(root.indices, target_view.strides, strict=False):
+                axes = zip(root.indices, target_view.strides, target_view.shape, strict=False)
+                for x, stride, size in axes:
                     at = align(
                         index[: self.lead(root)], root.value.shape[: self.lead(root)], x.shape
                     )
-                    gathered.append((self.emit(x, at, block, root), stride))
+                    gathered.append((self.emit(x, at, block, root), stride, size))
                 rest = index[self.lead(root) :]
                 offset = dot(rest, target_view.strides[lead:], self.rank, target_view.offset)
             else:
@@ -350,10 +354,10 @@ class _Lowering:
         rest = source.ndim - len(indices)
         lead = node.ndim - rest
         view = self.source_view(source)
-        gathered: list[tuple[str, int]] = []
-        for x, stride in zip(indices, view.strides, strict=False):
+        gathered: list[tuple[str, int, int]] = []
+        for x, stride, size in zip(indices, view.strides, view.shape, strict=False):
             at = align(index[:lead], node.shape[:lead], x.shape)
-            gathered.append((self.emit(x, at, block, root), stride))
+            gathered.append((self.emit(x, at, block, root), stride, size))
         offset = dot(index[lead:], view.strides[len(indices) :], self.rank, view.offset)
         name = self.fresh()
         block.code.append(Let(name, address=Address(view.buffer, offset, tuple(gathered))))

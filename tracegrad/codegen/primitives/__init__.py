@@ -14,5 +14,6 @@ from __future__ import annotations
 from tracegrad.codegen.primitives.arithmetic import *  # noqa: F403
 from tracegrad.codegen.primitives.blas import *  # noqa: F403
 from tracegrad.codegen.primitives.buffers import *  # noqa: F403
+from tracegrad.codegen.primitives.division import *  # noqa: F403
 from tracegrad.codegen.primitives.random import *  # noqa: F403
 from tracegrad.codegen.primitives.vectormath import *  # noqa: F403

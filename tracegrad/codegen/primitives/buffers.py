@@ -16,6 +16,8 @@ from numba import extending
 from numba.core import types
 from numba.extending import models, register_model
 
+from tracegrad.codegen.primitives import half
+
 # Numba's decorators and type constructors carry no usable types.
 intrinsic: Any = extending.intrinsic
 
@@ -245,7 +247,7 @@ def _define_load(pointer: Any, written: bool) -> Any:
         value = builder.load(_element(builder, arguments[0], arguments[1], code))
         _state_alias(builder, value, pointer.scope if written else None)
         if code == "f16":
-            return builder.fpext(value, ir.FloatType())
+            return half.widen(builder, value)
         if code == "b1":
             return builder.icmp_unsigned("!=", value, ir.Constant(value.type, 0))
         return value
@@ -276,7 +278,7 @@ def store(typing: Any, pointer: Any, index: Any, value: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         stored = arguments[2]
         if code == "f16":
-            stored = builder.fptrunc(stored, ir.HalfType())
+            stored = half.narrow(builder, stored)
         if code == "b1":
             stored = builder.zext(stored, ir.IntType(8))
         access = builder.store(stored, _element(builder, arguments[0], arguments[1], code))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import ctypes
 import platform
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llvmlite import binding, ir
 from llvmlite.ir.instructions import CallInstrAttributes
@@ -52,6 +52,11 @@ _INSTRUCTIONS = {
 }
 
 __all__ = sorted([*_UNARY, *_BINARY, *_INSTRUCTIONS])
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """The functions are made in a loop, at the end."""
 
 
 @cache
