@@ -52,9 +52,10 @@ test-reference: $(VENV)/.stamp-reference $(VENV)/.stamp-examples
 bench: $(VENV)/.stamp-bench
 	$(BIN)/python -m benchmarks $(BENCH_FLAGS)
 
-lint: $(VENV)/.stamp-lint types
+lint: $(VENV)/.stamp-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 types: $(VENV)/.stamp-lint
 	$(BIN)/mypy
