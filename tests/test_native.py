@@ -112,8 +112,8 @@ x86 = pytest.mark.skipif(
 
 
 def packed(kernel, operation):
-    """Whether the machine code holds an operation on whole 256-bit or 512-bit registers."""
-    return re.search(rf"\bv{operation}\w*\s[^\n]*%[yz]mm", kernel.assembly()) is not None
+    """Whether the machine code holds an operation on a whole register, of any width."""
+    return re.search(rf"\bv?{operation}\b", kernel.assembly()) is not None
 
 
 @pytest.fixture
@@ -123,6 +123,7 @@ def fresh_cache(tmp_path):
     kernels._kernels.clear()
     with config.override(cache_dir=tmp_path):
         yield tmp_path
+    kernels._kernels.clear()
     kernels._kernels.update(known)
 
 
@@ -233,12 +234,33 @@ def test_extrema_agree_with_numpy(name, code):
     np.testing.assert_array_equal(out, getattr(np, name.partition("_")[0])(x, y))
 
 
-def test_float16_computes_in_float32():
-    x = np.linspace(-60000, 60000, 999).astype(np.float16)
-    out = np.empty_like(x)
-    run(map_kernel("x * f32(0.3) + f32(1.0)", "f16"), [x, out], x.size)
-    exact = x.astype(np.float64) * np.float64(np.float32(0.3)) + 1.0
-    np.testing.assert_allclose(out.astype(np.float64), exact, rtol=2**-11, atol=2**-25)
+@pytest.mark.parametrize("instructions", [True, False])
+def test_float16_conversions(fresh_cache, monkeypatch, instructions):
+    """With the CPU's instructions, where it has them, and with integer arithmetic."""
+    from tracegrad.codegen.primitives import half
+
+    if instructions and not half.has_instructions():
+        pytest.skip("this CPU has no float16 conversion")
+    monkeypatch.setattr(half, "has_instructions", lambda: instructions)
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    wide = np.empty(every.size, np.float32)
+    setup = "a = pointer_f16(pointers, 0)\no = output_f32(pointers, 1, 0)\n"
+    run(compile_body("store(o, i, load(a, i))\n", setup), [every, wide], every.size)
+    np.testing.assert_array_equal(wide, every.astype(np.float32))
+
+    # Every float16, the midpoints between neighbours, and the values next to those.
+    with np.errstate(all="ignore"):
+        middle = (wide[:-1] + wide[1:]) / 2
+        x = np.concatenate([wide, middle, np.nextafter(middle, 9), np.nextafter(middle, -9)])
+    x = np.concatenate([x, np.array([1e-9, -1e-9, 1e9, -1e9, 65519.9, 65520], np.float32)])
+    narrow = np.empty(x.size, np.float16)
+    setup = "a = pointer_f32(pointers, 0)\no = output_f16(pointers, 1, 0)\n"
+    run(compile_body("store(o, i, load(a, i))\n", setup), [x, narrow], x.size)
+    with np.errstate(all="ignore"):
+        expected = x.astype(np.float16)
+    np.testing.assert_array_equal(narrow, expected)
+    number = ~np.isnan(expected)
+    np.testing.assert_array_equal(np.signbit(narrow[number]), np.signbit(expected[number]))
 
 
 # ------------------------------------------------------------------------------------ kernel caches

@@ -17,13 +17,18 @@ table, extent of its outermost loop, and grain, the smallest part of the extent 
 
 from __future__ import annotations
 
+from typing import Any
+
 from numba import prange, types
 
 from tracegrad.codegen.primitives import call_kernel, read_word, store_word, word
 
-_as_integer = types.ExternalFunction("PyLong_AsLongLong", types.int64(types.intp))
-_set_error = types.ExternalFunction("PyErr_SetString", types.void(types.intp, types.intp))
-_keep = types.ExternalFunction("Py_IncRef", types.void(types.intp))
+# CPython's C API. The annotations are for type checkers, to which Numba's constructors are opaque.
+_External: Any = types.ExternalFunction
+_void: Any = types.void
+_as_integer = _External("PyLong_AsLongLong", types.int64(types.intp))
+_set_error = _External("PyErr_SetString", _void(types.intp, types.intp))
+_keep = _External("Py_IncRef", _void(types.intp))
 
 
 def call(owner: int, arguments: int, count: int) -> int:

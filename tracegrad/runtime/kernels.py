@@ -27,9 +27,6 @@ from typing import Any
 
 from tracegrad.config import config
 
-# Everything generated code is built from: a change here is another kernel.
-_VOCABULARY = ("__init__.py", "arithmetic.py", "blas.py", "buffers.py", "vectormath.py")
-
 _PACKAGE = "tracegrad_generated"
 
 KERNEL_SIGNATURE = "void(intp, intp, intp, intp)"
@@ -132,7 +129,8 @@ def _toolchain() -> str:
         raise RuntimeError("compiled kernels need Numba's JIT, but NUMBA_DISABLE_JIT is set")
     # The vector library has to be in the process before cached code that refers to it is linked.
     widths = vectormath.vector_widths()
-    folder = Path(primitives.__file__).parent
+    # Everything generated code is built from: a change there makes other kernels.
+    vocabulary = sorted(Path(primitives.__file__).parent.glob("*.py"))
     parts = [
         sys.version,
         numba.__version__,
@@ -142,7 +140,7 @@ def _toolchain() -> str:
         binding.get_host_cpu_features().flatten(),
         f"opt {settings.OPT}",
         f"libmvec {widths}",
-        *[(folder / name).read_text() for name in _VOCABULARY],
+        *[path.read_text(encoding="utf-8") for path in vocabulary],
     ]
     return "\n".join(parts)
 
