@@ -130,6 +130,22 @@ def broadcast_last(node: Node) -> Node | None:
     return _broadcast(made, node.shape)
 
 
+def move_nothing(node: Node) -> Node | None:
+    """A slice of everything, a pad by nothing, a flip of nothing, a concatenation of one."""
+    name, params = node.op.name, node.params
+    if name not in ("slice", "pad", "flip", "concatenate") or node.shape != node.inputs[0].shape:
+        return None
+    if name == "slice":
+        idle = not any(params["starts"])
+    elif name == "pad":
+        idle = not any((*params["low"], *params["high"], *params["interior"]))
+    elif name == "flip":
+        idle = all(node.shape[i] == 1 for i in params["axes"])
+    else:
+        idle = len(node.inputs) == 1
+    return node.inputs[0] if idle else None
+
+
 def cast_once(node: Node) -> Node | None:
     """A cast to the same dtype is none; one that widened first changes nothing."""
     if node.op.name != "cast":
@@ -188,6 +204,7 @@ CANONICAL: tuple[NodeRule, ...] = (
     transpose_once,
     broadcast_once,
     broadcast_last,
+    move_nothing,
     cast_once,
     reduce_nothing,
     divide_by_power_of_two,
