@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.ir.differentiate import pullback, vjp_graph
+from tracegrad.ir.differentiate import pullback, vjp_graph, zeros
 from tracegrad.ir.graph import Builder, Graph, Node
 from tracegrad.ir.op import Array, Op
 from tracegrad.ir.types import TensorType
@@ -87,13 +87,19 @@ def of_call(
 def of_function(
     forward: Callable[[list[Node]], Node], types: Sequence[TensorType], needs: Sequence[bool]
 ) -> Pullback:
-    """The pullback of a function of nodes that only moves elements, so that it reads just `g`."""
+    """The pullback of a function of nodes that only moves elements, so that it reads just `g`.
+
+    Every input that `needs` marks gets a cotangent: zeros where the function overwrites all of it, as in PyTorch.
+    """
     with Builder("vjp") as builder:
         xs = [builder.input(t) for t in types]
         y = forward(xs)
         g = builder.input(y.type, "g")
         found = iter(pullback(y, g, [x for x, need in zip(xs, needs, strict=True) if need]))
-        cotangents = [next(found) if need else None for need in needs]
+        cotangents = [
+            next(found) or zeros(builder, type) if need else None
+            for type, need in zip(types, needs, strict=True)
+        ]
         outputs = [node for node in cotangents if node is not None]
         whole = builder.finish(outputs, "vjp")
     graph = Graph(whole.name, (g,), whole.nodes, whole.outputs, whole.origin)
