@@ -40,10 +40,11 @@ def draw(rng: np.random.Generator, domain: Domain, shape: tuple[int, ...], dtype
     if dtype.kind == "b":
         return np.asarray(rng.integers(0, 2, shape), bool)
     if dtype.kind in "iu":
-        low = max(domain.low, 0) if dtype.kind == "u" else domain.low
-        values = rng.integers(int(np.ceil(low)), int(np.floor(domain.high)) + 1, shape)
+        low = int(np.ceil(max(domain.low, 0) if dtype.kind == "u" else domain.low))
+        high = max(int(np.floor(domain.high)), low)
+        values = rng.integers(low, high + 1, shape)
         for point in domain.avoid:
-            values = np.where(values == point, int(domain.high), values)
+            values = np.where(values == point, high, values)
         return np.asarray(values, dtype.numpy)
     values = rng.uniform(domain.low, domain.high, shape)
     for point in domain.avoid:

@@ -115,10 +115,10 @@ class _Reader:
             return self.names[expression.id]
         if isinstance(expression, ast.Call):
             return self.builder.constant(self.scalar(expression))
+        if isinstance(expression, ast.Name) and expression.id not in ("inf", "nan"):
+            raise self.error(expression, f"{expression.id} is not defined")
         if lifted is None:
-            raise self.error(
-                expression, f"{ast.unparse(expression)} is not defined, or needs a dtype"
-            )
+            raise self.error(expression, f"{ast.unparse(expression)} needs a dtype, as f32(0.5)")
         return self.builder.constant(self.element(expression, lifted))
 
     def scalar(self, call: ast.Call) -> Array:
