@@ -343,7 +343,7 @@ class _Scheduler:
         name = node.op.name
         if name == "matmul" or name in CALLS:
             operands = tuple(self.operand(x, name) for x in node.inputs)
-            self.handed_over.update(self.base(x) for x in node.inputs if x not in self.copies)
+            self.handed_over.update(self.base(x) for x in node.inputs)
             step: Step = Call(node, operands, target, len(self.steps))
             self.steps.append(step)
         elif name in FILLED:
@@ -372,6 +372,7 @@ class _Scheduler:
             copy = View(self.buffer("temporary", node), 0, row_major(node.shape), node.shape)
             self.store(node, copy, node, alone=True)
             self.copies[node] = copy
+            self.handed_over.add(node)
         return copy
 
     # ------------------------------------------------------------------ kernels
@@ -419,7 +420,7 @@ class _Scheduler:
 
     def base(self, node: Node) -> Node:
         """The node in memory that a chain of views looks at."""
-        while node not in self.places:
+        while node not in self.places and node not in self.copies:
             node = node.inputs[0]
         return node
 
