@@ -1,6 +1,7 @@
 """Generated kernels run by the Python interpreter: their text checked apart from Numba and LLVM.
 
-A table word that names a buffer is the buffer's array itself here; the primitives are their plain meaning.
+A table word that names a buffer is the buffer's array itself; the primitives have
+their plain meaning.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import numpy as np
 
 from tracegrad.codegen.cpu import Launch
 from tracegrad.codegen.legalize import legalize
-from tracegrad.codegen.schedule import Buffer, schedule
+from tracegrad.codegen.schedule import schedule
+from tracegrad.codegen.steps import Buffer
 from tracegrad.ir.graph import Graph
 from tracegrad.runtime.executor import launch_of
 

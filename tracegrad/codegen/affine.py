@@ -1,8 +1,8 @@
 """Where an element comes from: affine functions of the loop variables, pulled back through views.
 
-A kernel's loops run over one index space. The index of any value that the kernel reads is, dimension by dimension,
-an affine function of the loop variables; a transpose, slice, flip, broadcast or reshape only rewrites those
-functions, which is why views cost nothing.
+A kernel's loops run over one index space. The index of any value that the kernel reads is,
+dimension by dimension, an affine function of the loop variables; a transpose, slice, flip,
+broadcast or reshape only rewrites those functions, which is why views cost nothing.
 """
 
 from __future__ import annotations
@@ -88,9 +88,11 @@ def align(index: Index, shape: Shape, source: Shape) -> Index:
 
 
 def split(entry: Affine, sizes: Shape, loops: Shape) -> Index | None:
-    """`entry`, an index into prod(sizes) elements, as an index into `sizes`; None where that is not affine.
+    """`entry`, an index into prod(sizes) elements, as an index into `sizes`; None where that is not
+    affine.
 
-    Each loop term must be a multiple of the inner size, or the terms that are not must together stay below it.
+    Each loop term must be a multiple of the inner size, or the terms that are not must together
+    stay below it.
     """
     found: list[Affine] = []
     for size in reversed(sizes[1:]):
@@ -169,7 +171,9 @@ VIEWS = frozenset(_THROUGH)
 
 
 def through(node: Node, index: Index, loops: Shape) -> Index | None:
-    """The index of a view's source, given the view's own index; None for a reshape that is not affine here."""
+    """The index of a view's source, given the view's own index; None for a reshape that is not
+    affine here.
+    """
     return _THROUGH[node.op.name](node, index, loops)
 
 

@@ -1,6 +1,7 @@
 """Steps with a template of their own: scans, sorts, and the positions of true elements.
 
-Each works on contiguous operands seen as (outer, n, inner) around the axis it walks; the extent is the outer size.
+Each works on contiguous operands seen as (outer, n, inner) around the axis it walks; the extent is
+the outer size.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import math
 
 from tracegrad.codegen.cpu import HEADER, Launch, Slot
-from tracegrad.codegen.schedule import Call
+from tracegrad.codegen.steps import Call
 
 _LINES = """\
     source = pointer_{source}(pointers, word(table, 0))
@@ -33,7 +34,7 @@ _SORT = """\
             for i in range(length):
                 at = length - 1 - i if descending else i
                 line[i] = load(source, base + at * inner)
-            # NaN counts as the largest, as in NumPy; a stable sort of the reversed line, reversed, is stable too.
+            # NaN counts as the largest, as in NumPy. The reverse of the sorted reverse is stable.
             order = np.argsort(line, kind="mergesort")
             for i in range(length):
                 at = order[length - 1 - i] if descending else order[i]

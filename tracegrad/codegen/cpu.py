@@ -1,7 +1,8 @@
-"""Kernels as Numba source text for the CPU, with the table of integers that each launch hands to its kernel.
+"""Kernels as Numba source text for the CPU, with the table of integers that each launch hands to
+its kernel.
 
-The text holds the structure only: sizes, strides, offsets and constants are words of the table, read at the start. So
-one compiled kernel serves every size, and equal structures are equal text.
+The text holds the structure only: sizes, strides, offsets and constants are words of the table,
+read at the start. So one compiled kernel serves every size, and equal structures are equal text.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ from typing import Any
 from tracegrad.codegen.affine import Affine
 from tracegrad.codegen.formula import REGISTER, expression
 from tracegrad.codegen.lowering import Address, Block, Fold, Let, Lowered, Store
-from tracegrad.codegen.schedule import Buffer
+from tracegrad.codegen.steps import Buffer
 from tracegrad.ir.types import DType, float64
 
 HEADER = (
     "from tracegrad.codegen.primitives import *\n\n\ndef kernel(pointers, table, start, stop):\n"
 )
 
-# A float accumulator takes so many elements before it is added to the row's total, which is in float64: short
-# enough that rounding stays below NumPy's pairwise sum, long enough that the inner loop is all vector work.
+# A float accumulator takes so many elements before it is added to the row's total, which is in
+# float64: short
+# enough that rounding stays below NumPy's pairwise sum, long enough that the inner loop is all
+# vector work.
 RUN = 4096
 # Columns that a column-wise reduction keeps in cache while it walks the rows.
 STRIP = 2048
@@ -34,8 +37,8 @@ Slot = tuple[str, Any]
 class Launch:
     """A kernel's text, the words it needs, and how far its outermost loop runs.
 
-    A word is ("buffer", Buffer), ("view", View) for a buffer from the view's offset on, or ("int", n); `extent` steps of the outermost loop, each of about
-    `work` elements.
+    A word is ("buffer", Buffer), ("view", View) for a buffer from the view's offset on, or ("int",
+    n); `extent` steps of the outermost loop, each of about `work` elements.
     """
 
     source: str
@@ -84,7 +87,7 @@ class _Printer:
         return found
 
     def loop_groups(self) -> list[list[int]]:
-        """Loops that may be merged with their neighbours: rows, the reduced ones, a kept last one."""
+        """Loops that may merge with their neighbours: rows, reduced ones, a kept last one."""
         kernel = self.kernel
         if kernel.axes is None:
             return [list(range(len(kernel.domain)))]
@@ -94,7 +97,9 @@ class _Printer:
         return [kept, list(kernel.axes)]
 
     def collapse(self) -> list[list[tuple[int, int]]]:
-        """Merge neighbouring loops wherever every address steps evenly over both; (loop, size) by group."""
+        """Merge neighbouring loops wherever every address steps evenly over both; (loop, size) by
+        group.
+        """
         affines = self.affines()
         groups: list[list[tuple[int, int]]] = []
         for loops in self.loop_groups():
@@ -156,7 +161,9 @@ class _Printer:
         self.body.append("    " * depth + text)
 
     def offset(self, affine: Affine, innermost: int | None) -> str:
-        """An affine function as text; only a unit step of the innermost loop is part of the structure."""
+        """An affine function as text; only a unit step of the innermost loop is part of the
+        structure.
+        """
         terms: list[str] = []
         for loop, coef in enumerate(affine.coefs):
             if coef == 0 or loop not in self.live:
@@ -217,7 +224,8 @@ class _Printer:
         elif _is_arg(fold):
             relation = ">" if fold.node.op.name == "argmax" else "<"
             name, value = fold.name, fold.value
-            better = f"({value} {relation} {name}_best) | (({value} != {value}) & ({name}_best == {name}_best))"
+            first_nan = f"({value} != {value}) & ({name}_best == {name}_best)"
+            better = f"({value} {relation} {name}_best) | ({first_nan})"
             self.line(depth, f"{name}_new = {better}")
             self.line(
                 depth,
@@ -310,7 +318,9 @@ class _Printer:
             self.line(depth, f"{fold.name}_run = {_identity(fold)}")
 
     def print_columns(self) -> int:
-        """Walk the rows once for each strip of columns, accumulating in memory: every access is along a row."""
+        """Walk the rows once for each strip of columns, accumulating in memory: every access is
+        along a row.
+        """
         outer, reduced, (last,) = self.groups
         folds = [x for x in self.lowered.passes[0].code if isinstance(x, Fold)]
         loop, size = last
@@ -363,7 +373,9 @@ def _total(fold: Fold, value: str) -> str:
 
 
 def _combine(fold: Fold, exact: bool = False, total: bool = False) -> str:
-    """The folding step; `exact` keeps the order of additions, `total` works in the total's own type."""
+    """The folding step; `exact` keeps the order of additions, `total` works in the total's own
+    type.
+    """
     dtype = float64 if total and _widened(fold) else _operand(fold)
     combine = fold.node.op.scalar["combine"]
     text = expression(combine, 2, dtype, dtype, fold=True)

@@ -1,14 +1,15 @@
-"""An op's scalar formula as the expression that a kernel holds, with every literal in the dtype at work.
+"""An op's scalar formula as the expression that a kernel holds, with every literal in the dtype at
+work.
 
-A Python literal in Numba is a 64-bit number: `1.0 - x` would compute a float32 kernel in float64. So literals are
-wrapped, branches become selects, and integer results are narrowed back.
+A Python literal in Numba is a 64-bit number: `1.0 - x` would compute a float32 kernel in float64.
+So literals are wrapped, branches become selects, and integer results are narrowed back.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-from functools import lru_cache
+from functools import cache
 
 from tracegrad.ir.types import DType
 
@@ -66,7 +67,7 @@ def _call(name: str, *arguments: ast.expr) -> ast.Call:
     return ast.Call(ast.Name(name), list(arguments), [])
 
 
-@lru_cache(maxsize=None)
+@cache
 def expression(scalar: str, arguments: int, dtype: DType, result: DType, fold: bool = False) -> str:
     """A format string of `{0}`, `{1}`, ... for the formula on operands of `dtype`."""
     names = ["x"] if "{x}" in scalar and arguments == 1 else [f"x{i}" for i in range(arguments)]

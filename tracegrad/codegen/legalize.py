@@ -10,7 +10,9 @@ from tracegrad.ir.op import OPS
 
 
 def legalize(graph: Graph) -> Graph:
-    """`graph` with integer and float16 products as sums, and large whole-array reductions in two stages."""
+    """`graph` with integer and float16 products as sums, and large whole-array reductions in two
+    stages.
+    """
     with Builder(graph.name) as builder:
         new: dict[Node, Node] = {}
         for node in graph.inputs:
@@ -44,10 +46,12 @@ def is_whole(node: Node) -> bool:
 
 
 def in_stages(node: Node, x: Node) -> Node:
-    """A whole-array reduction as rows first, then the column of their results, so that threads share the rows."""
+    """A whole-array reduction as rows first, then the column of their results, so that threads
+    share the rows.
+    """
     shape = tuple(size for size in x.shape if size != 1)
     rows = shape[0]
-    if len(shape) == 1 or not MIN_ROWS <= rows or x.type.size // rows > 16 * BLOCK:
+    if len(shape) == 1 or not rows >= MIN_ROWS or x.type.size // rows > 16 * BLOCK:
         rows = row_count(x.type.size)
         if rows == 1:
             return Builder.current().append(node.op, [x], node.params, node.loc)
@@ -63,7 +67,9 @@ MIN_ROWS = 8
 
 
 def row_count(size: int) -> int:
-    """A divisor of `size` that cuts it into rows of about BLOCK elements; 1 when there is none near."""
+    """A divisor of `size` that cuts it into rows of about BLOCK elements; 1 when there is none
+    near.
+    """
     wanted = size // BLOCK
     for rows in range(wanted, min(4 * wanted, math.isqrt(size)) + 1):
         if size % rows == 0:

@@ -1,8 +1,10 @@
-"""From a scheduled kernel to instructions: what is loaded, computed, folded and stored, pass by pass.
+"""From a scheduled kernel to instructions: what is loaded, computed, folded and stored, pass by
+pass.
 
-The instructions know their addresses as affine functions of the loops and say nothing of text or target. A kernel that
-reduces has *row level* (once for each row) and *inner level* (for each element); the inner level is walked in passes,
-since a value that needs a finished reduction has to wait for the next walk over the row.
+The instructions know their addresses as affine functions of the loops and say nothing of text or
+target. A kernel that reduces has *row level* (once for each row) and *inner level* (for each
+element); the inner level is walked in passes, since a value that needs a finished reduction has to
+wait for the next walk over the row.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from tracegrad.codegen.affine import (
     VIEWS,
     Affine,
     Index,
-    Shape,
     View,
     align,
     dot,
@@ -24,7 +25,8 @@ from tracegrad.codegen.affine import (
     through,
 )
 from tracegrad.codegen.formula import REGISTER, expression
-from tracegrad.codegen.schedule import Buffer, Kernel, Root
+from tracegrad.codegen.placement import view_of
+from tracegrad.codegen.steps import Buffer, Kernel, Root
 from tracegrad.ir.graph import Node, scalar_value
 from tracegrad.ir.types import DType, int64
 
@@ -36,7 +38,8 @@ PRELUDE = -1
 class Address:
     """`offset + sum(clamp(value, 0, size - 1) * stride)` elements into a buffer.
 
-    The values are indices read from data, given with the stride and the size of the axis that they address.
+    The values are indices read from data, given with the stride and the size of the axis that they
+    address.
     """
 
     buffer: Buffer
@@ -46,7 +49,9 @@ class Address:
 
 @dataclass
 class Let:
-    """`name = expression`: a formula over earlier names, or with `address` a load, or with `index` a loop index."""
+    """`name = expression`: a formula over earlier names, or with `address` a load, or with `index`
+    a loop index.
+    """
 
     name: str
     text: str = ""
@@ -113,8 +118,7 @@ class _Lowering:
         self.rows: list[Block] = [Block()]
         self.constants: dict[Any, tuple[str, Any, DType]] = {}
         self.count = 0
-        last = self.rank - 1
-        self.column = bool(kernel.axes) and last not in (kernel.axes or ())
+        self.column = kernel.is_column
         if self.column and any(
             root.fold and (root.node.dtype.name == "float16" or root.node.op.name.startswith("arg"))
             for root in kernel.roots
@@ -168,9 +172,8 @@ class _Lowering:
         if root.fold:
             shape = root.value.shape
             axes = root.node.params["axes"]
-            reduced = [i for i in axes]
-            strides = row_major(tuple(shape[i] for i in reduced))
-            linear = dot(tuple(index[i] for i in reduced), strides, self.rank)
+            strides = row_major(tuple(shape[i] for i in axes))
+            linear = dot(tuple(index[i] for i in axes), strides, self.rank)
             target = self.row_address(root) if root.target is not None else None
             accumulator = f"r{len(self.stage_of_root)}"
             block.code.append(Fold(accumulator, name, root.node, linear, target))
@@ -353,7 +356,8 @@ class _Lowering:
         indices = node.inputs[1:]
         rest = source.ndim - len(indices)
         lead = node.ndim - rest
-        view = self.source_view(source)
+        view = view_of(source, self.places)
+        assert view is not None
         gathered: list[tuple[str, int, int]] = []
         for x, stride, size in zip(indices, view.strides, view.shape, strict=False):
             at = align(index[:lead], node.shape[:lead], x.shape)
@@ -362,32 +366,6 @@ class _Lowering:
         name = self.fresh()
         block.code.append(Let(name, address=Address(view.buffer, offset, tuple(gathered))))
         return name
-
-    def source_view(self, node: Node) -> View:
-        """What a gather reads from, as strides."""
-        if node in self.places:
-            return self.places[node]
-        index: Index | None = identity(node.shape)
-        loops = squeeze(node.shape)
-        current = node
-        while current not in self.places:
-            assert index is not None
-            source = current.inputs[0]
-            if (
-                current.op.name == "reshape"
-                and source in self.places
-                and self.places[source].is_contiguous()
-            ):
-                place = self.places[source]
-                return View(place.buffer, place.offset, row_major(node.shape), node.shape)
-            index = through(current, index, loops)
-            current = source
-        assert index is not None
-        place = self.places[current]
-        offset = dot(index, place.strides, len(loops), place.offset)
-        coefs = iter(offset.coefs)
-        strides = tuple(0 if size == 1 else next(coefs) for size in node.shape)
-        return View(place.buffer, offset.const, strides, node.shape)
 
     def iota(self, node: Node, index: Index, block: Block) -> str:
         counter = self.index(block, index[node.params["axis"]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 
-from tracegrad.codegen.schedule import Buffer
+from tracegrad.codegen.steps import Buffer
 
 ALIGNMENT = 64
 
@@ -13,8 +13,8 @@ ALIGNMENT = 64
 def plan(uses: Sequence[Sequence[Buffer]]) -> tuple[dict[Buffer, int], int]:
     """Offsets for the temporaries that each step uses, and the arena's size in bytes.
 
-    First fit over a list of free gaps. A buffer is live from its first to its last step, both included, so that no
-    kernel ever reads what it overwrites.
+    First fit over a list of free gaps. A buffer is live from its first to its last step, both
+    included, so that no kernel ever reads what it overwrites.
     """
     last: dict[Buffer, int] = {}
     for position, buffers in enumerate(uses):

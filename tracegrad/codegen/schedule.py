@@ -1,38 +1,44 @@
-"""From a graph to a list of steps: which values get memory, and which of them one kernel computes together.
+"""From a graph to a list of steps: which roots one kernel computes together.
 
-A *root* is a value that is written to memory: an output, a reduction, an operand of a library call, or a costly value
-with several readers. Every other elementwise value is computed inside the kernels that need it, and views are index
-arithmetic. Roots over the same index space are gathered into one kernel as long as each reads what the others wrote
-only at its own element, or at its own row: that is what fuses siblings, prologues and epilogues of reductions, and
-whole row-wise computations such as softmax.
+Roots over the same index space are gathered into one kernel as long as each reads what the others
+wrote only at its own element, or at its own row: that is what fuses siblings, prologues and
+epilogues of reductions, and whole row-wise computations such as softmax.
 
-The work is one pass in graph order; each root looks at a bounded number of kernels to join, so cost is linear.
+The work is one pass in graph order; each root looks at a bounded number of kernels to join, so cost
+is linear.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Any
 
 from tracegrad.codegen.affine import (
     VIEWS,
-    Affine,
     Index,
     Shape,
     View,
     align,
-    dot,
     identity,
     row_major,
     squeeze,
     through,
 )
-from tracegrad.ir.graph import Graph, Node
-from tracegrad.ir.types import DType
+from tracegrad.codegen.placement import CALLS, FILLED, NotAffineError, choose_roots, view_of
+from tracegrad.codegen.steps import (
+    Buffer,
+    Call,
+    Kernel,
+    Read,
+    Root,
+    Schedule,
+    Step,
+    is_column,
+    squeezed_axes,
+)
+from tracegrad.ir.graph import Builder, Graph, Node
+from tracegrad.ir.op import OPS
 
-# A fused expression never grows beyond this many ops: past it, LLVM's time grows faster than the gain.
-MAX_EXPRESSION = 200
 # How many kernels, counted from the last, a root may join.
 LOOK_BACK = 8
 # At most so many values are written by one kernel.
@@ -43,103 +49,6 @@ LARGE = 1 << 16
 # Elements that one block of a whole-array reduction covers.
 BLOCK = 1 << 14
 
-COSTLY = frozenset(
-    "exp exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh atan2 "
-    "erf erfc sigmoid softplus pow uniform normal random_bits hypot".split()
-)
-GENERATORS = frozenset({"iota", "uniform", "normal", "random_bits"})
-FILLED = frozenset({"concatenate", "pad", "update_slice", "scatter", "scatter_add"})
-"""Ops whose buffer is written by several stores, one after the other."""
-
-
-@dataclass(eq=False)
-class Buffer:
-    """A piece of memory. `kind` is "input", "output", "temporary" or "constant"; `position` counts within it."""
-
-    kind: str
-    dtype: DType
-    size: int
-    position: int = 0
-    literal: Any = None
-
-    @property
-    def nbytes(self) -> int:
-        return self.size * self.dtype.itemsize
-
-
-@dataclass(eq=False)
-class Root:
-    """One thing that a kernel does for each element of its domain: store a value, or fold it.
-
-    `value` is what is computed. A reduction (`fold`) accumulates it and stores the result in `target` at the row;
-    `indices` make the store a scatter, `accumulate` one that adds. A copy of what is in memory already reads it at `origin`. `target` is None for a value
-    that only its own kernel reads.
-    """
-
-    node: Node
-    value: Node
-    target: View | None
-    indices: tuple[Node, ...] = ()
-    fold: bool = False
-    accumulate: bool = False
-    origin: View | None = None
-
-
-@dataclass(eq=False)
-class Kernel:
-    """A loop nest over `domain` (sizes other than 1); `axes` are the reduced loops, None while there are none.
-
-    `blocks`: the reduction covers everything and is split into blocks of `block` steps of the outermost loop.
-    """
-
-    domain: Shape
-    axes: tuple[int, ...] | None
-    roots: list[Root] = field(default_factory=list)
-    position: int = 0
-    blocks: int = 0
-    serial: bool = False
-
-    @property
-    def kept(self) -> tuple[int, ...]:
-        """The loops that are not reduced."""
-        return tuple(i for i in range(len(self.domain)) if i not in (self.axes or ()))
-
-    @property
-    def rows(self) -> Shape:
-        return tuple(self.domain[i] for i in self.kept)
-
-
-@dataclass(eq=False)
-class Call:
-    """A step with a template of its own: a matrix product, a scan, a sort."""
-
-    node: Node
-    operands: tuple[View, ...]
-    target: View
-    position: int = 0
-
-
-Step = Kernel | Call
-
-
-@dataclass
-class Schedule:
-    """What to run, in order, and the memory it works on."""
-
-    graph: Graph
-    steps: list[Step]
-    places: dict[Node, View]
-    inputs: list[Buffer]
-    outputs: list[Buffer]
-    buffers: list[Buffer]
-
-
-class _NotAffine(Exception):
-    """A reshape whose source has to be in memory."""
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-
 
 def schedule(graph: Graph, layouts: list[Shape | None]) -> Schedule:
     """Plan `graph`, whose inputs have the given element strides (None: C-contiguous)."""
@@ -147,7 +56,7 @@ def schedule(graph: Graph, layouts: list[Shape | None]) -> Schedule:
     while True:
         try:
             return _Scheduler(graph, layouts, placed).run()
-        except _NotAffine as failure:
+        except NotAffineError as failure:
             # Rare: the reshape looked affine on its own, but is not where a consumer reads it.
             placed.add(failure.node)
 
@@ -162,135 +71,30 @@ class _Scheduler:
         self.handed_over: set[Node] = set()
         self.read_by: dict[Node, set[int]] = {}
         self.buffers: list[Buffer] = []
-        self.placed = placed
         self.inputs: list[Buffer] = []
         for position, (node, layout) in enumerate(zip(graph.inputs, layouts, strict=True)):
             buffer = self.buffer("input", node, position)
             self.inputs.append(buffer)
             self.places[node] = View(buffer, 0, layout or row_major(node.shape), node.shape)
             self.step_of[node] = -1
-        for node in graph.inputs:
-            if node in placed:
-                self.copy_input(node)
-        self.roots = self.choose_roots()
+        self.roots, copied = choose_roots(graph, self.places, placed)
+        for node in copied:
+            self.copy_input(node)
 
     def buffer(self, kind: str, node: Node, position: int = 0) -> Buffer:
         made = Buffer(kind, node.dtype, node.type.size, position)
         self.buffers.append(made)
         return made
 
-    # ------------------------------------------------------------------ what gets memory
-
-    def choose_roots(self) -> set[Node]:
-        """The nodes that are written to memory."""
-        readers: dict[Node, int] = {}
-        weight: dict[Node, int] = {}
-        costly: set[Node] = set()
-        roots: set[Node] = set()
-        for node in self.graph.nodes:
-            for x in dict.fromkeys(node.inputs):
-                readers[x] = readers.get(x, 0) + 1
-        for node in self.graph.nodes:
-            name = node.op.name
-            family = node.op.family
-            fused = family in ("elementwise", "source") or name in VIEWS or name in GENERATORS
-            if name == "gather":
-                fused = True
-                self.place_source(node.inputs[0], roots)
-            if name in ("matmul", *CALLS):
-                for x in node.inputs:
-                    self.place_source(x, roots)
-            if not fused:
-                roots.add(node)
-                weight[node] = 0
-                continue
-            if name == "reshape" and self.needs_memory(node):
-                self.place(node.inputs[0], roots)
-            below = [x for x in node.inputs if x not in roots]
-            weight[node] = 1 + sum(weight.get(x, 0) for x in below)
-            if name in COSTLY or any(x in costly for x in below):
-                costly.add(node)
-            several = readers.get(node, 0) > 1
-            if (
-                node in self.placed
-                or weight[node] > MAX_EXPRESSION
-                or (several and family == "elementwise" and (node in costly or weight[node] > 8))
-            ):
-                roots.add(node)
-                costly.discard(node)
-                weight[node] = 0
-        return roots
-
-    def needs_memory(self, node: Node) -> bool:
-        """Whether the source of this reshape is no affine function of its result's index."""
-        source = node.inputs[0]
-        view = self.places.get(source)
-        if view is not None and view.is_contiguous():
-            return False
-        return through(node, identity(node.shape), squeeze(node.shape)) is None
-
-    def place_source(self, node: Node, roots: set[Node]) -> None:
-        """Make sure that `node` is memory seen through views that strides can express."""
-        while node.op.name in VIEWS and node not in roots:
-            needs_memory = node.op.name == "reshape" and self.needs_memory(node)
-            node = node.inputs[0]
-            if needs_memory:
-                self.place(node, roots)
-                return
-        if node.op.name not in ("input", "constant"):
-            roots.add(node)
-
-    def place(self, node: Node, roots: set[Node]) -> None:
-        """Give `node` C-contiguous memory of its own."""
-        if node.op.name == "input":
-            self.copy_input(node)
-        elif node.op.name != "constant":
-            roots.add(node)
-
     def copy_input(self, node: Node) -> None:
         """Read a strided input through a contiguous copy from here on."""
         view = self.places[node]
-        if view.is_contiguous():
-            return
         target = View(self.buffer("temporary", node), 0, row_major(node.shape), node.shape)
         kernel = Kernel(squeeze(node.shape), None)
         self.open(kernel)
         kernel.roots.append(Root(node, node, target, origin=view))
         self.places[node] = target
         self.step_of[node] = kernel.position
-
-    def view_of(self, node: Node) -> View | None:
-        """`node` as a strided window into memory, or None when it is not one."""
-        loops = squeeze(node.shape)
-        index: Index | None = identity(node.shape)
-        current = node
-        while True:
-            place = self.places.get(current)
-            if place is not None:
-                assert index is not None
-                offset = dot(index, place.strides, len(loops), place.offset)
-                return self.strided(place, node.shape, offset)
-            if current.op.name == "constant" and current.shape:
-                self.place_constant(current)
-                continue
-            if current.op.name not in VIEWS:
-                return None
-            source = self.places.get(current.inputs[0])
-            if current.op.name == "reshape" and source is not None and source.is_contiguous():
-                assert index is not None
-                offset = dot(index, row_major(current.shape), len(loops), source.offset)
-                return self.strided(source, node.shape, offset)
-            assert index is not None
-            index = through(current, index, loops)
-            if index is None:
-                return None
-            current = current.inputs[0]
-
-    @staticmethod
-    def strided(place: View, shape: Shape, offset: Affine) -> View:
-        coefs = iter(offset.coefs)
-        strides = tuple(0 if size == 1 else next(coefs) for size in shape)
-        return View(place.buffer, offset.const, strides, shape)
 
     def place_constant(self, node: Node) -> None:
         buffer = self.buffer("constant", node)
@@ -317,7 +121,8 @@ class _Scheduler:
                 self.compute(node, View(target, 0, row_major(node.shape), node.shape))
         for node, buffer in zip(self.graph.outputs, outputs, strict=True):
             if wanted.get(node) is not buffer:
-                # An input or a constant that is returned, or a value that is returned twice: outputs own memory.
+                # An input or a constant that is returned, or a value that is returned twice:
+                # outputs own memory.
                 self.store(node, View(buffer, 0, row_major(node.shape), node.shape), node)
         self.drop_private()
         return Schedule(self.graph, self.steps, self.places, self.inputs, outputs, self.buffers)
@@ -325,7 +130,7 @@ class _Scheduler:
     def drop_private(self) -> None:
         """Take the memory away from temporaries that nobody outside of their own kernel reads."""
         for step in self.steps:
-            if not isinstance(step, Kernel) or (step.axes and _column(step.domain, step.axes)):
+            if not isinstance(step, Kernel) or step.is_column:
                 continue
             for root in step.roots:
                 private = (
@@ -341,7 +146,7 @@ class _Scheduler:
     def compute(self, node: Node, target: View) -> None:
         """Add the step that makes `node` and remember where it is."""
         name = node.op.name
-        if name == "matmul" or name in CALLS:
+        if name in CALLS:
             operands = tuple(self.operand(x, name) for x in node.inputs)
             self.handed_over.update(self.base(x) for x in node.inputs)
             step: Step = Call(node, operands, target, len(self.steps))
@@ -362,8 +167,10 @@ class _Scheduler:
         self.step_of[node] = step.position
 
     def operand(self, node: Node, name: str) -> View:
-        """An operand of a library call as memory; copied there when its strides do not suit the library."""
-        view = self.view_of(node)
+        """An operand of a library call as memory; copied there when its strides do not suit the
+        library.
+        """
+        view = view_of(node, self.places)
         suits = suits_gemm if name == "matmul" else View.is_contiguous
         if view is not None and suits(view):
             return view
@@ -377,8 +184,13 @@ class _Scheduler:
 
     # ------------------------------------------------------------------ kernels
 
-    def frontier(self, node: Node) -> list[tuple[Node, Index | None]]:
-        """What memory the expression of `node` reads, with the index there as a function of the node's own index.
+    def reads_of(self, node: Node) -> list[Read]:
+        """The memory that a root with this value reads."""
+        return [(node, identity(node.shape))] if node in self.places else self.frontier(node)
+
+    def frontier(self, node: Node) -> list[Read]:
+        """What memory the expression of `node` reads, with the index there as a function of the
+        node's own index.
 
         The index is None where it depends on data (gather) or comes by a flat reshape.
         """
@@ -402,7 +214,7 @@ class _Scheduler:
                 pulled = through(current, index, loops)
                 if pulled is None:
                     if source not in self.places or not self.places[source].is_contiguous():
-                        raise _NotAffine(source)
+                        raise NotAffineError(source)
                     found[source, None] = None
                 else:
                     work.append((source, pulled))
@@ -436,9 +248,7 @@ class _Scheduler:
         alone: bool = False,
     ) -> None:
         """Put "store `value` into `target`" into a kernel that fits, or into a new one."""
-        reads = self.frontier(value)
-        if value in self.places:
-            reads = [(value, identity(value.shape))]
+        reads = self.reads_of(value)
         for x in indices:
             reads += [(y, None) for y, _ in self.frontier(x)]
             if x in self.places:
@@ -457,7 +267,7 @@ class _Scheduler:
         if node not in self.places:
             self.step_of[node] = kernel.position
 
-    def note_reads(self, reads: list[tuple[Node, Index | None]], kernel: Kernel) -> None:
+    def note_reads(self, reads: list[Read], kernel: Kernel) -> None:
         for x, _ in reads:
             self.read_by.setdefault(x, set()).add(kernel.position)
 
@@ -465,9 +275,7 @@ class _Scheduler:
         """Put a reduction into a kernel that fits, or into a new one."""
         value = node.inputs[0]
         axes = squeezed_axes(value.shape, node.params["axes"])
-        reads = (
-            self.frontier(value) if value not in self.places else [(value, identity(value.shape))]
-        )
+        reads = self.reads_of(value)
         kernel = self.join(value.shape, axes, reads, -1, node.op.name)
         if kernel is None:
             kernel = Kernel(squeeze(value.shape), axes)
@@ -486,7 +294,7 @@ class _Scheduler:
         self,
         shape: Shape,
         axes: tuple[int, ...] | None,
-        reads: list[tuple[Node, Index | None]],
+        reads: list[Read],
         after: int,
         reduction: str = "",
     ) -> Kernel | None:
@@ -505,7 +313,7 @@ class _Scheduler:
         kernel: Kernel,
         domain: Shape,
         axes: tuple[int, ...] | None,
-        reads: list[tuple[Node, Index | None]],
+        reads: list[Read],
         reduction: str,
     ) -> bool:
         """Whether a root over `domain` may be computed in `kernel`, given what it reads."""
@@ -513,7 +321,7 @@ class _Scheduler:
         if axes is not None:
             if not inner or kernel.axes not in (None, axes):
                 return False
-            if _column(domain, axes) and reduction in ("argmax", "argmin"):
+            if is_column(domain, axes) and reduction in ("argmax", "argmin"):
                 return False
         outer = not inner and axes is None and kernel.axes is not None and kernel.rows == domain
         if not (inner or outer):
@@ -524,7 +332,7 @@ class _Scheduler:
                 continue
             related = True
             made = next((root for root in kernel.roots if root.node is x), None)
-            if made is None or index is None or made.value is not made.node and not made.fold:
+            if made is None or index is None or (made.value is not made.node and not made.fold):
                 # Written in pieces, or read at an index that is not the element's own.
                 return False
             row_level = made.fold or (
@@ -545,7 +353,7 @@ class _Scheduler:
     def passes_pay(self, kernel: Kernel, axes: tuple[int, ...] | None) -> bool:
         """Whether a further pass over each row may go into the same kernel."""
         chosen = kernel.axes or axes or ()
-        if _column(kernel.domain, chosen):
+        if is_column(kernel.domain, chosen):
             return False
         rows = math.prod(kernel.rows)
         return rows >= MIN_ROWS or math.prod(kernel.domain) <= LARGE
@@ -553,7 +361,7 @@ class _Scheduler:
     # ------------------------------------------------------------------ buffers written in pieces
 
     def fill(self, node: Node, target: View) -> None:
-        """The stores that make up a concatenation, a padded array, an updated slice or a scatter."""
+        """The stores of a concatenation, a padded array, an updated slice or a scatter."""
         name = node.op.name
         if name == "concatenate":
             axis = node.params["axis"]
@@ -595,9 +403,6 @@ class _Scheduler:
 
 def background_node(node: Node, value: Any) -> Node:
     """A constant of the node's shape, for filling."""
-    from tracegrad.ir.graph import Builder
-    from tracegrad.ir.op import OPS
-
     with Builder() as builder:
         scalar = builder.constant(value, node.dtype)
         return OPS["broadcast_to"](scalar, shape=node.shape)
@@ -612,22 +417,10 @@ def _window(target: View, starts: Shape, steps: Shape, shape: Shape) -> View:
     return View(target.buffer, offset, strides, shape)
 
 
-def squeezed_axes(shape: Shape, axes: Shape) -> Shape:
-    """`axes` of `shape`, numbered among the sizes other than 1."""
-    numbers: dict[int, int] = {}
-    for i, size in enumerate(shape):
-        if size != 1:
-            numbers[i] = len(numbers)
-    return tuple(numbers[i] for i in axes if i in numbers)
-
-
-def _column(domain: Shape, axes: Shape) -> bool:
-    """Whether a reduction keeps the last loop, so that it accumulates into memory row by row."""
-    return bool(domain) and bool(axes) and len(domain) - 1 not in axes
-
-
 def _reads_own(shape: Shape, index: Index, loops: Shape) -> bool:
-    """Whether `index` is exactly the given loops in order: the element (or row) that is being computed."""
+    """Whether `index` is exactly the given loops in order: the element (or row) that is being
+    computed.
+    """
     wanted = iter(loops)
     for size, entry in zip(shape, index, strict=True):
         if size == 1:
@@ -641,7 +434,9 @@ def _reads_own(shape: Shape, index: Index, loops: Shape) -> bool:
 
 
 def suits_gemm(view: View) -> bool:
-    """Whether BLAS can read the last two axes: one of them has stride 1, the other steps over whole rows."""
+    """Whether BLAS can read the last two axes: one of them has stride 1, the other steps over whole
+    rows.
+    """
     rows, columns = view.shape[-2:]
     row_stride, column_stride = view.strides[-2:]
     if 0 in view.shape:
@@ -651,7 +446,3 @@ def suits_gemm(view: View) -> bool:
     return (plain and (rows == 1 or row_stride >= columns)) or (
         turned and (columns == 1 or column_stride >= rows)
     )
-
-
-CALLS = frozenset({"cumsum", "cumprod", "sort", "argsort", "nonzero"})
-"""Ops other than matmul that have a template of their own."""

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from tracegrad.codegen.affine import View
 from tracegrad.codegen.calls import emit_call
 from tracegrad.codegen.cpu import Launch, emit
 from tracegrad.codegen.gemm import BatchAxis, Matrix, gemm_source, gemm_table
 from tracegrad.codegen.legalize import legalize
 from tracegrad.codegen.lowering import lower
 from tracegrad.codegen.memory_plan import plan
-from tracegrad.codegen.schedule import Buffer, Call, Kernel, Schedule, Step, View, schedule
+from tracegrad.codegen.schedule import schedule
+from tracegrad.codegen.steps import Buffer, Call, Kernel, Schedule, Step
 from tracegrad.ir.graph import Graph
 from tracegrad.runtime import memory, program
 from tracegrad.runtime.blas import gemm_addresses
@@ -43,15 +45,16 @@ class KernelInfo:
 class Executable:
     """A graph ready to run on arrays.
 
-    Calling it with one value for each graph input returns fresh arrays that own their memory. Values are arrays of
-    exactly the planned dtype, shape and strides, or Python numbers for 0-d inputs. Inputs are never modified.
+    Calling it with one value for each graph input returns fresh arrays that own their memory.
+    Values are arrays of exactly the planned dtype, shape and strides, or Python numbers for 0-d
+    inputs. Inputs are never modified.
     """
 
     def __init__(self, graph: Graph, layouts: Sequence[Layout] | None = None) -> None:
         begin = time.perf_counter()
         self.graph = graph
         self.kernels: list[KernelInfo] = []
-        chosen = list(layouts) if layouts is not None else [None] * len(graph.inputs)
+        chosen: list[Layout] = list(layouts or [None] * len(graph.inputs))
         planned = schedule(legalize(graph), chosen)
         self._outputs = tuple(
             (node.shape, node.dtype.numpy, node.type.nbytes) for node in graph.outputs

@@ -33,7 +33,7 @@ def _is_real(kind: Any) -> bool:
     return isinstance(types.unliteral(kind), types.Float)  # type: ignore[no-untyped-call]
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@register_jitable
 def _safe(b: Any) -> Any:
     # 0 and -1 are the divisors that trap; their results are chosen by the caller.
     return where((b == 0) | (b == -1), b * 0 + 1, b)
@@ -99,19 +99,19 @@ def _fmod(a: Any, b: Any) -> Any:
     return integer
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@register_jitable
 def isnan(x: Any) -> Any:
     """Whether x is not a number."""
     return x != x
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@register_jitable
 def isinf(x: Any) -> Any:
     """Whether x is an infinity: the only number that differs from itself less itself."""
     return (x == x) & ((x - x) != (x - x))
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@register_jitable
 def isfinite(x: Any) -> Any:
     """Whether x is neither NaN nor an infinity."""
     return (x - x) == (x - x)

@@ -30,7 +30,7 @@ _MASK = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@register_jitable
 def _words(seed: Any, offset: Any, position: Any) -> Any:
     key0 = np.uint64(seed) & _MASK
     key1 = np.uint64(seed) >> _HALF
@@ -51,45 +51,45 @@ def _words(seed: Any, offset: Any, position: Any) -> Any:
     return x0, x1, x2, x3
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@register_jitable
 def _unit_f64(low: Any, high: Any) -> Any:
     return np.float64((high << _HALF | low) >> np.uint64(11)) * np.float64(2.0**-53)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@register_jitable
 def _unit_f32(word: Any) -> Any:
     return np.float32(word >> np.uint64(8)) * np.float32(2.0**-24)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@register_jitable
 def philox_random_bits_i64(seed: Any, offset: Any, position: Any) -> Any:
     """64 random bits as a signed number."""
     w0, w1, _, _ = _words(seed, offset, position)
     return np.int64(w1 << _HALF | w0)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@register_jitable
 def philox_uniform_f64(seed: Any, offset: Any, position: Any) -> Any:
     """A number in [0, 1) on a grid of 2**-53."""
     w0, w1, _, _ = _words(seed, offset, position)
     return _unit_f64(w0, w1)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@register_jitable
 def philox_uniform_f32(seed: Any, offset: Any, position: Any) -> Any:
     """A number in [0, 1) on a grid of 2**-24."""
     w0, _, _, _ = _words(seed, offset, position)
     return _unit_f32(w0)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@register_jitable
 def philox_uniform_f16(seed: Any, offset: Any, position: Any) -> Any:
     """A number in [0, 1) on a grid of 2**-11, in a float32 register."""
     w0, _, _, _ = _words(seed, offset, position)
     return np.float32(w0 >> np.uint64(21)) * np.float32(2.0**-11)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@register_jitable
 def philox_normal_f64(seed: Any, offset: Any, position: Any) -> Any:
     """A normal number by Box and Muller."""
     w0, w1, w2, w3 = _words(seed, offset, position)
@@ -98,7 +98,7 @@ def philox_normal_f64(seed: Any, offset: Any, position: Any) -> Any:
     return sqrt(-2.0 * log(1.0 - u)) * cos(6.283185307179586 * v)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@register_jitable
 def philox_normal_f32(seed: Any, offset: Any, position: Any) -> Any:
     """A normal number by Box and Muller, in float32."""
     w0, w1, _, _ = _words(seed, offset, position)
