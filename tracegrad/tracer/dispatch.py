@@ -14,13 +14,14 @@ from tracegrad.tracer.location import locate, user_place
 from tracegrad.tracer.pullback import Pullback, X, Y, of_call
 from tracegrad.tracer.state import Recorder, state
 from tracegrad.tracer.storage import Storage
-from tracegrad.tracer.tape import OpNode, Saved, edge_of, node_class
+from tracegrad.tracer.tape import Edge, OpNode, Saved, accumulator, node_class
 from tracegrad.tracer.tensor import Tensor, wrap
 from tracegrad.tracer.views import VIEWS
 
 __all__ = ["Recorder", "apply", "apply_graph", "constant", "run_arrays", "state"]
 
 _new = object.__new__
+_NO_EDGE: Edge = (None, 0)
 
 
 class Call:
@@ -119,28 +120,36 @@ def _tape(
     name: str,
 ) -> None:
     """Give `output` its tape node."""
-    needs = tuple([x.requires_grad for x in inputs])
-    edges = tuple(
-        [edge_of(x) if need else (None, 0) for x, need in zip(inputs, needs, strict=True)]
-    )
-    carry = (
-        tuple([_takes_mask(node) for node, _ in edges]) if call.may_mask else (False,) * len(needs)
-    )
-    variant = (needs, carry)
+    # Written for speed: this runs for every differentiable call.
+    edges: list[Edge] = []
+    needs: list[bool] = []
+    carry: list[bool] = []
+    for x in inputs:
+        if x._base is None:
+            need, node = x._requires_grad, x._grad_fn
+        else:
+            need, node = x.requires_grad, x.grad_fn
+        if not need:
+            edges.append(_NO_EDGE)
+        elif node is None:
+            edges.append((accumulator(x), 0))
+        else:
+            edges.append((node, x._output_nr))
+        needs.append(need)
+        carry.append(call.may_mask and isinstance(node, OpNode) and node.takes_mask)
+    variant = (*needs, *carry)
     pullback = call.pullbacks.get(variant)
     if pullback is None:
         pullback = call.pullbacks[variant] = of_call(op, call.types, params, needs, carry)
-    node = node_class(name)(pullback, edges, user_place(), (op, call.types, params, needs, carry))
+    node = node_class(name)(
+        pullback, tuple(edges), user_place(), (op, call.types, params, needs, carry)
+    )
     if pullback.saves:
         node.saved = tuple(
             [Saved(output._twin() if i == Y else inputs[i - X]) for i in pullback.saves]
         )
     output._grad_fn = node
     output._requires_grad = True
-
-
-def _takes_mask(node: object) -> bool:
-    return isinstance(node, OpNode) and node.takes_mask
 
 
 def _owner(array: Array) -> Any:
@@ -179,13 +188,31 @@ def _become_view(output: Tensor, source: Tensor, op: Op, params: dict[str, Any])
 
 def constant(value: Any, dtype: np.dtype[Any] | None = None) -> Tensor:
     """A tensor that never changes: a number or an array known while the program is written."""
-    array = np.array(value, dtype)
+    # A number out of range of its dtype wraps around, as in PyTorch.
+    array = np.array(value) if dtype is None else np.array(value).astype(dtype)
     tensor = wrap(array)
     if array.ndim == 0:
         tensor._literal = array.item()
     if state.recorder is not None:
         state.recorder.record(CONSTANT, (), {"value": Literal(array)}, tensor)
     return tensor
+
+
+_numbers: dict[Any, Tensor] = {}
+
+
+def number(value: bool | int | float, dtype: np.dtype[Any]) -> Tensor:
+    """`constant` of a Python number. The same number gives the same tensor, because making one is slow."""
+    # 0.0 and -0.0 are equal, so a zero is no key.
+    if state.recorder is not None or not value:
+        return constant(value, dtype)
+    key = (value, dtype)
+    found = _numbers.get(key)
+    if found is None:
+        if len(_numbers) >= _LIMIT:
+            _numbers.clear()
+        found = _numbers[key] = constant(value, dtype)
+    return found
 
 
 def run_arrays(pullback: Pullback, values: Sequence[Tensor]) -> list[Tensor]:

@@ -18,7 +18,8 @@ R = TypeVar("R")
 
 PACKAGE = str(Path(__file__).resolve().parent.parent)
 
-_internal: dict[CodeType, bool] = {}
+# Whether a file belongs to this package. By name: a code object's own hash is slow.
+_internal: dict[str, bool] = {}
 
 
 class Place:
@@ -60,13 +61,10 @@ def user_place() -> Place | None:
     frame = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
-        inside = _internal.get(code)
+        name = code.co_filename
+        inside = _internal.get(name)
         if inside is None:
-            if len(_internal) > 10_000:
-                _internal.clear()
-            name = code.co_filename
-            inside = name.startswith(PACKAGE) or name.startswith("<frozen")
-            _internal[code] = inside
+            inside = _internal[name] = name.startswith((PACKAGE, "<frozen"))
         if not inside:
             return Place(code, frame.f_lasti)
         frame = frame.f_back  # type: ignore[assignment]

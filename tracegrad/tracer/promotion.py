@@ -11,7 +11,7 @@ from tracegrad.errors import ArgumentError, DtypeError
 from tracegrad.ir import types as T
 from tracegrad.ir.op import OPS
 from tracegrad.ir.types import DType, category, promote_types
-from tracegrad.tracer.dispatch import apply, constant
+from tracegrad.tracer.dispatch import apply, constant, number
 from tracegrad.tracer.location import locate
 from tracegrad.tracer.tensor import Tensor, wrap
 
@@ -109,7 +109,26 @@ def to_tensor(operand: Operand, dtype: DType | None = None) -> Tensor:
 
 def promote(*operands: Operand) -> tuple[Tensor, ...]:
     """The operands as tensors of one dtype. Shapes are left alone: ops broadcast by themselves."""
+    if len(operands) == 2:
+        # The common pairs, for speed: equal dtypes, and a number that takes the dtype of a tensor of its
+        # category or a higher one.
+        a, b = operands
+        if type(a) is Tensor and type(b) is Tensor and not a._weak and not b._weak:
+            if a._array.dtype is b._array.dtype:
+                return a, b
+        elif type(a) is Tensor and type(b) in _RANK and not a._weak:
+            dtype = a._array.dtype
+            if _KIND_RANK[dtype.kind] >= _RANK[type(b)]:
+                return a, number(b, dtype)  # type: ignore[arg-type]
+        elif type(b) is Tensor and type(a) in _RANK and not b._weak:
+            dtype = b._array.dtype
+            if _KIND_RANK[dtype.kind] >= _RANK[type(a)]:
+                return number(a, dtype), b  # type: ignore[arg-type]
     return promote_to(None, operands)
+
+
+_RANK: dict[type, int] = {bool: 0, int: 1, float: 2}
+_KIND_RANK = {"b": 0, "u": 1, "i": 1, "f": 2}
 
 
 def promote_to(dtype: DType | None, operands: Sequence[Operand]) -> tuple[Tensor, ...]:

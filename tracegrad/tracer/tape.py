@@ -115,10 +115,11 @@ class OpNode(Node):
     """The tape node of one op: its pullback and the values which that reads.
 
     `call` is (op, input types, params, needs, carry), from which the pullback for a cotangent with a mask is
-    made; None for a node that is no op call, which gets none.
+    made; None for a node that is no op call, which gets none. `takes_mask`: a mask may travel on with the
+    cotangent, as it does through elementwise ops.
     """
 
-    __slots__ = ("call", "place", "pullback", "saved")
+    __slots__ = ("call", "place", "pullback", "saved", "takes_mask")
 
     def __init__(
         self, pullback: Pullback, edges: tuple[Edge, ...], place: Place | None, call: Any = None
@@ -131,12 +132,8 @@ class OpNode(Node):
         self.pullback = pullback
         self.place = place
         self.call = call
+        self.takes_mask = call is not None and call[0].family == "elementwise"
         self.saved: tuple[Saved, ...] | None = ()
-
-    @property
-    def takes_mask(self) -> bool:
-        """Whether a mask may travel on with the cotangent: through elementwise ops."""
-        return self.call is not None and self.call[0].family == "elementwise"
 
     @property
     def passes_mask(self) -> bool:
