@@ -58,7 +58,7 @@ def _step(draw: st.DrawFn, values: list[Node], kind: str, smooth: bool) -> Node:
         return x / (OPS["square"](_partner(draw, values, x)) + 1.0)
     if kind == "where":
         condition = OPS[draw(st.sampled_from(COMPARISONS))](x, _partner(draw, values, x))
-        return OPS["where"](condition, x, _partner(draw, values, x))
+        return OPS["where"](condition, x, _partner(draw, values, condition))
     if kind == "cast":
         other = float32 if x.dtype is float64 else float64
         return OPS["cast"](OPS["cast"](x, dtype=other), dtype=x.dtype)
