@@ -87,6 +87,8 @@ fmod = elementwise(
 def _evaluate_pow(a: Array, b: Array) -> Any:
     if b.ndim == 0 and b == 2:
         return np.square(a)
+    if b.ndim == 0 and b == 0.5:
+        return np.sqrt(a)
     if a.dtype.kind == "f":
         return np.power(a, b)
     # NumPy refuses negative integer exponents; the exact result truncated is 0 but for 1 and -1.
