@@ -141,7 +141,7 @@ def test_a_mask_is_saved_rather_than_what_it_was_made_of() -> None:
 
     parts = split(build(function, (300, 300), (300, 300)))
     kept = [parts.forward.outputs[s.index] for s in parts.saved if s.kind == "output"]
-    # Backward reads where(...) for the cotangent of w, and either the mask or y again for that of x.
+    # Backward reads where(...) for the cotangent of w; for that of x the mask, or y again.
     assert sum(x.type.nbytes for x in kept) <= 300 * 300 * 5
 
 
