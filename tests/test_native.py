@@ -497,3 +497,12 @@ def test_scratch_grows_and_is_aligned():
     assert large.nbytes > small.nbytes
     assert large.ctypes.data % 64 == 0
     assert memory.scratch(1) is large
+
+
+def test_a_kernel_that_does_not_compile_is_reported_without_a_numba_traceback() -> None:
+    from tracegrad.errors import CompilationError
+
+    with pytest.raises(CompilationError, match="bug of tracegrad") as caught:
+        compile_kernel("def kernel(pointers, table, start, stop):\n    return undefined_name\n")
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__

@@ -1,7 +1,7 @@
 """What the user sees when something is wrong: what happened, where, what to do.
 
-Every class also derives from the exception that PyTorch or NumPy raises for the same mistake, so that
-`except RuntimeError` in ported code keeps working.
+Every class also derives from the exception that PyTorch or NumPy raises for the same mistake, so
+that `except RuntimeError` in ported code keeps working.
 """
 
 from __future__ import annotations
@@ -45,3 +45,7 @@ class TraceError(TracegradError, RuntimeError):
 
 class GraphError(TracegradError, ValueError):
     """An IR graph that breaks the rules of the IR: a bug of tracegrad, or of a hand-written graph."""
+
+
+class CompilationError(TracegradError, RuntimeError):
+    """Generated code that does not compile: a bug of tracegrad."""

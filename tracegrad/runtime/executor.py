@@ -19,6 +19,7 @@ from tracegrad.codegen.memory_plan import plan
 from tracegrad.codegen.schedule import schedule
 from tracegrad.codegen.steps import Buffer, Call, Kernel, Schedule, Step
 from tracegrad.ir.graph import Graph
+from tracegrad.log import log
 from tracegrad.runtime import memory, program
 from tracegrad.runtime.blas import gemm_addresses
 from tracegrad.runtime.kernels import compile_kernel
@@ -65,6 +66,7 @@ class Executable:
         self._program, self._arena = self._assemble(planned)
         self._run = self._program.run
         self.compile_seconds = time.perf_counter() - begin
+        log("kernels", self._listing)
 
     def __call__(self, values: Sequence[Any]) -> list[Array]:
         arrays = [
@@ -85,8 +87,13 @@ class Executable:
         for info in self.kernels:
             sources.setdefault(info.name, info.source)
         parts = [f"# {name}\n{text}" for name, text in sources.items()]
-        parts.append("".join(f"# {info.name}: {info.description}\n" for info in self.kernels))
+        parts.append(self._listing() + "\n")
         return "\n\n".join(parts)
+
+    def _listing(self) -> str:
+        """The kernels in the order in which they run, a line each."""
+        lines = [f"# {i.name}: {i.description}, {i.bytes:,} bytes" for i in self.kernels]
+        return "\n".join([f"# {self.graph.name}: {len(lines)} kernels", *lines])
 
     # ------------------------------------------------------------------ assembly
 

@@ -26,6 +26,8 @@ from types import ModuleType
 from typing import Any
 
 from tracegrad.config import config
+from tracegrad.errors import CompilationError
+from tracegrad.log import log
 
 _PACKAGE = "tracegrad_generated"
 
@@ -77,7 +79,7 @@ def compile_kernel(
     and whether Numba may run its `prange` loops in threads.
 
     Raises:
-        numba.core.errors.NumbaError: the source is no valid kernel; that is a bug of codegen.
+        CompilationError: the source is no valid kernel; that is a bug of codegen.
     """
     key = source if entry == "kernel" else f"{entry}\n{source}"
     kernel = _kernels.get(key)
@@ -106,11 +108,14 @@ def _compile(source: str, entry: str, signature: str, parallel: bool) -> Kernel:
         # Numba writes too, so the directory may fail only now: full disk, quota, lost mount.
         path = _write(_temporary_directory(str(error)), name, source)
         owner = _build(name, path, entry, signature, parallel)
-    if owner.cache_hits:
+    loaded = bool(owner.cache_hits)
+    if loaded:
         statistics.loaded += 1
     else:
         statistics.compiled += 1
-    statistics.seconds += time.perf_counter() - begin
+    seconds = time.perf_counter() - begin
+    statistics.seconds += seconds
+    log("cache", lambda: f"{name} {'loaded' if loaded else 'compiled'} in {seconds * 1e3:.0f} ms")
     return Kernel(name, source, path, owner.address, owner)
 
 
@@ -228,6 +233,7 @@ def _import(name: str, path: Path) -> ModuleType:
 def _build(name: str, path: Path, entry: str, signature: str, parallel: bool) -> Any:
     """The Numba C function of a generated module."""
     from numba import cfunc
+    from numba.core.errors import NumbaError
 
     module = _import(name, path)
     options: dict[str, Any] = {}
@@ -237,7 +243,15 @@ def _build(name: str, path: Path, entry: str, signature: str, parallel: bool) ->
     else:
         # Contraction to fused multiply-add is the one licence given to all arithmetic.
         options["fastmath"] = {"contract"}
-    return cfunc(signature, cache=True, error_model="numpy", **options)(getattr(module, entry))
+    compiler = cfunc(signature, cache=True, error_model="numpy", **options)
+    try:
+        return compiler(getattr(module, entry))
+    except NumbaError as error:
+        reason = str(error).strip().splitlines()
+        raise CompilationError(
+            f"a generated kernel does not compile, which is a bug of tracegrad; its source is in "
+            f"{path}. Set TRACEGRAD_DISABLE=1 to run eagerly. Numba said: {' '.join(reason[:3])}"
+        ) from None
 
 
 def _start_threads() -> None:
