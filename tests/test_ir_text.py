@@ -115,7 +115,7 @@ def test_scalars_beside_bools_and_other_scalars_keep_their_dtype() -> None:
 
 def test_names_that_python_or_the_text_cannot_have() -> None:
     with Builder("<lambda>") as builder:
-        names = ["params['w'][0]", "v0", "inf", "class", "sum", "f32", "1st", "λ", "v0"]
+        names = ["b1", "params['w'][0]", "v0", "inf", "class", "sum", "f32", "1st", "λ", "v0"]
         inputs = [builder.input(TensorType(float32, (2,)), name) for name in names]
         total = inputs[0]
         for x in inputs[1:]:

@@ -28,10 +28,10 @@ import numpy as np
 from tracegrad.errors import GraphError
 from tracegrad.ir.graph import Graph, Literal, Node, dtype_of
 from tracegrad.ir.op import Array
-from tracegrad.ir.types import BY_SHORT, DType, type_of
+from tracegrad.ir.types import DType, type_of
 
 # Words with a meaning of their own in the text, which no input may be called.
-RESERVED = frozenset({"inf", "nan", "array", "bits", *BY_SHORT, *keyword.kwlist})
+RESERVED = frozenset({"inf", "nan", *keyword.kwlist})
 
 # Arrays up to this many elements print element by element.
 _LISTED = 64
