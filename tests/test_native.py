@@ -503,6 +503,8 @@ def test_a_kernel_that_does_not_compile_is_reported_without_a_numba_traceback() 
     from tracegrad.errors import CompilationError
 
     with pytest.raises(CompilationError, match="bug of tracegrad") as caught:
-        compile_kernel("def kernel(pointers, table, start, stop):\n    return undefined_name\n")
+        kernels.compile_kernel(
+            "def kernel(pointers, table, start, stop):\n    return undefined_name\n"
+        )
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__

@@ -18,7 +18,10 @@ from tracegrad.codegen.lowering import lower
 from tracegrad.codegen.memory_plan import plan
 from tracegrad.codegen.schedule import schedule
 from tracegrad.codegen.steps import Buffer, Call, Kernel, Schedule, Step
+from tracegrad.config import config
+from tracegrad.errors import GraphError
 from tracegrad.ir.graph import Graph
+from tracegrad.ir.verifier import verify
 from tracegrad.log import log
 from tracegrad.runtime import memory, program
 from tracegrad.runtime.blas import gemm_addresses
@@ -56,7 +59,11 @@ class Executable:
         self.graph = graph
         self.kernels: list[KernelInfo] = []
         chosen: list[Layout] = list(layouts or [None] * len(graph.inputs))
-        planned = schedule(legalize(graph), chosen)
+        self._layouts = chosen
+        legal = legalize(graph)
+        if config.check:
+            verify(legal)
+        planned = schedule(legal, chosen)
         self._outputs = tuple(
             (node.shape, node.dtype.numpy, node.type.nbytes) for node in graph.outputs
         )
@@ -77,7 +84,31 @@ class Executable:
             outputs = [new_array(*output) for output in self._outputs]
         else:
             outputs = [np.empty(shape, dtype) for shape, dtype, _ in self._outputs]
+        if config.check:
+            return self._run_checked(arrays, outputs)
         self._run(*arrays, *outputs, memory.scratch(self._arena), 0)
+        return outputs
+
+    def _run_checked(self, arrays: list[Array], outputs: list[Array]) -> list[Array]:
+        """Run with what `TRACEGRAD_CHECK` promises: inputs as planned and unmodified, outputs
+        whole and their own.
+        """
+        for array, node, layout in zip(arrays, self.graph.inputs, self._layouts, strict=True):
+            strides = tuple(step // array.itemsize for step in array.strides)
+            planned = array.flags.c_contiguous if layout is None else strides == layout
+            if (array.shape, array.dtype) != (node.shape, node.dtype.numpy) or not planned:
+                raise GraphError(
+                    f"{self.graph.name}: input {node.params['name']} is {array.dtype}"
+                    f"{array.shape} with strides {strides}, not what was planned"
+                )
+        before = [array.copy() for array in arrays]
+        self._run(*arrays, *outputs, memory.scratch(self._arena), 0)
+        for array, copy in zip(arrays, before, strict=True):
+            if array.tobytes() != copy.tobytes():
+                raise GraphError(f"{self.graph.name}: an input was modified")
+        for i, output in enumerate(outputs):
+            if any(np.shares_memory(output, other) for other in (*arrays, *outputs[i + 1 :])):
+                raise GraphError(f"{self.graph.name}: output {i} shares memory")
         return outputs
 
     @property
