@@ -176,6 +176,14 @@ def test_structural_key_ignores_names_and_lines_alone() -> None:
     assert len(keys) == 5
 
 
+def test_builder_tells_parameters_apart_that_python_says_are_equal() -> None:
+    with Builder() as builder:
+        x = builder.input(TensorType(float32, (2,)))
+        params = {"low": (1,), "high": (0,), "interior": (0,)}
+        assert OPS["pad"](x, **params, value=0.0) is not OPS["pad"](x, **params, value=-0.0)
+        assert OPS["pad"](x, **params, value=0.0) is OPS["pad"](x, value=0.0, **params)
+
+
 def test_long_constants_may_be_left_out() -> None:
     with Builder() as builder:
         graph = builder.finish([builder.constant(np.arange(1000.0))])

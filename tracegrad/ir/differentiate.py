@@ -18,7 +18,7 @@ from tracegrad.ir.families import unbroadcast
 from tracegrad.ir.graph import Builder, Graph, Node, inline
 from tracegrad.ir.masking import Masked, add, conjunction, peel
 from tracegrad.ir.op import OPS, Op, _NonDifferentiable
-from tracegrad.ir.structure import frozen_params
+from tracegrad.ir.params import frozen_params
 from tracegrad.ir.types import TensorType, bool_
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from tracegrad.errors import DimError, DtypeError, ShapeError
 from tracegrad.ir.graph import Builder, Graph, Node
 from tracegrad.ir.op import OPS, Domain, Op, Rule, Sample, _NonDifferentiable, register
-from tracegrad.ir.structure import frozen_params
+from tracegrad.ir.params import frozen_params
 from tracegrad.ir.types import DTYPES, DType, TensorType, bool_, int64, type_of
 
 Shape = tuple[int, ...]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tracegrad.errors import GraphError
+from tracegrad.ir.params import frozen_params
 from tracegrad.ir.types import BY_NUMPY, DType, TensorType
 
 if TYPE_CHECKING:
@@ -209,7 +210,7 @@ class Builder:
     ) -> Node:
         """The node `op(*inputs, **params)`: an equal one that exists already, or a new one."""
         inputs = tuple(inputs)
-        key = (op, tuple(map(id, inputs)), tuple(params.items()))
+        key = (op, tuple(map(id, inputs)), frozen_params(params))
         found = self._numbers.get(key)
         if found is not None:
             return found
@@ -229,7 +230,7 @@ class Builder:
 
         For passes: a node that a pass leaves alone needs no copy and no type inference.
         """
-        key = (node.op, tuple(map(id, node.inputs)), tuple(node.params.items()))
+        key = (node.op, tuple(map(id, node.inputs)), frozen_params(node.params))
         found = self._numbers.setdefault(key, node) if node.op.pure else node
         if found is node:
             self.nodes.append(node)
@@ -238,8 +239,9 @@ class Builder:
     def finish(self, outputs: Sequence[Node], origin: str = "") -> Graph:
         """The graph of everything that `outputs` need, in the order of appending."""
         outputs = tuple(outputs)
-        live = reachable(outputs)
-        nodes = tuple(node for node in self.nodes if node in live or not node.op.pure)
+        # What is done for its effect is kept, with all that it needs.
+        live = reachable((*outputs, *(node for node in self.nodes if not node.op.pure)))
+        nodes = tuple(node for node in self.nodes if node in live)
         return Graph(self.name, tuple(self.inputs), nodes, outputs, origin)
 
 

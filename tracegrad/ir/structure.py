@@ -4,32 +4,10 @@ called.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Hashable, Mapping
-from typing import Any
+from collections.abc import Hashable
 
 from tracegrad.ir.graph import Graph, Node
-
-
-def frozen(value: Any) -> Hashable:
-    """A parameter's value as a key that tells 1 from True and 1.0, and 0.0 from -0.0, and equals
-    itself for NaN.
-    """
-    if isinstance(value, bool | int):
-        return (type(value).__name__, value)
-    if isinstance(value, float):
-        return ("float", struct.pack("<d", value))
-    if isinstance(value, tuple):
-        return tuple(map(frozen, value))
-    if isinstance(value, Graph):
-        return structural_key(value)
-    hash(value)
-    return value  # type: ignore[no-any-return]
-
-
-def frozen_params(params: Mapping[str, Any]) -> tuple[tuple[str, Hashable], ...]:
-    """All parameters of a node as one key, whatever order they were given in."""
-    return tuple((name, frozen(params[name])) for name in sorted(params))
+from tracegrad.ir.params import frozen_params
 
 
 def structural_key(graph: Graph) -> Hashable:

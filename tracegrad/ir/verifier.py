@@ -12,7 +12,7 @@ from tracegrad.ir.op import OPS
 from tracegrad.ir.types import DType, TensorType
 
 # Exactly these: a subclass such as np.float64 prints and hashes in its own way.
-_PARAMETER_TYPES = (type(None), bool, int, float, str, DType, Literal, Graph)
+_PARAMETER_TYPES = (type(None), bool, int, float, str, DType, Literal)
 
 
 def verify(graph: Graph) -> None:

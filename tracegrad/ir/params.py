@@ -1,0 +1,25 @@
+"""Parameters of nodes as keys."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+
+def frozen(value: Any) -> Hashable:
+    """A parameter's value as a key: it tells 1 from True and 1.0, and 0.0 from -0.0, which Python
+    says are equal, and equals itself for NaN. TypeError for a value that cannot be hashed.
+    """
+    kind = value.__class__
+    if kind is tuple:
+        return tuple(map(frozen, value))
+    if kind is float:
+        return ("float", struct.pack("<d", value))
+    hash(value)
+    return (kind.__name__, value)
+
+
+def frozen_params(params: Mapping[str, Any]) -> tuple[tuple[str, Hashable], ...]:
+    """All parameters of a node as one key, whatever order they were given in."""
+    return tuple((name, frozen(params[name])) for name in sorted(params))
