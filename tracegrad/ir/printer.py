@@ -115,7 +115,7 @@ def _call(node: Node, names: Mapping[Node, str], elide: bool) -> str:
 
 
 def lifted_dtype(operands: list[Node]) -> DType | None:
-    """The dtype that a bare number gets beside `operands`: that of the first one that is not bool."""
+    """The dtype of a bare number beside `operands`: that of the first one that is not bool."""
     return next(
         (x.dtype for x in operands if x.dtype.kind != "b"), operands[0].dtype if operands else None
     )
