@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from tracegrad import autograd
-from tracegrad.ir import ops as _ops  # registers every op
+from tracegrad import autograd, linalg, nn, random
 from tracegrad.ir.types import (
     DType as dtype,  # noqa: N813
 )
@@ -25,6 +23,7 @@ from tracegrad.ir.types import (
 from tracegrad.tracer import functions as _functions
 from tracegrad.tracer import methods as _methods
 from tracegrad.tracer import movement as _movement
+from tracegrad.tracer import randomness as _randomness
 from tracegrad.tracer.autograd import is_tensor
 from tracegrad.tracer.creation import (
     arange,
@@ -51,6 +50,8 @@ from tracegrad.tracer.grad_mode import (
     no_grad,
     set_grad_enabled,
 )
+from tracegrad.runtime.random import Generator
+from tracegrad.tracer.printing import set_printoptions
 from tracegrad.tracer.promotion import get_default_dtype, result_type, set_default_dtype
 from tracegrad.tracer.tensor import Size, Tensor
 
@@ -72,4 +73,5 @@ __version__ = "0.1.0.dev0"
 
 _methods.attach()
 globals().update(_movement.VIEW_FUNCTIONS)
+globals().update(_randomness.RANDOM_FUNCTIONS)
 globals().update(_functions.FUNCTIONS)

@@ -33,7 +33,7 @@ def _finish(array: Array, device: DeviceSpec, requires_grad: bool) -> Tensor:
     return made
 
 
-def _shape(size: Sequence[Any]) -> tuple[int, ...]:
+def shape_from(size: Sequence[Any]) -> tuple[int, ...]:
     """The shape of `zeros(2, 3)` or of `zeros((2, 3))`."""
     if len(size) == 1 and isinstance(size[0], (tuple, list)):
         size = size[0]
@@ -176,9 +176,9 @@ def full(
         elif isinstance(fill_value, int):
             dtype = T.int64
     if isinstance(fill_value, Tensor):
-        made = apply_broadcast(fill_value, _shape((size,)), dtype)
+        made = apply_broadcast(fill_value, shape_from((size,)), dtype)
         return made.requires_grad_() if requires_grad else made
-    shape = _shape((size,) if isinstance(size, (tuple, list)) else (size,))
+    shape = shape_from((size,) if isinstance(size, (tuple, list)) else (size,))
     return _finish(np.full(shape, fill_value, _numpy_dtype(dtype)), device, requires_grad)
 
 
@@ -229,7 +229,7 @@ def _filled(
     device: DeviceSpec,
     requires_grad: bool,
 ) -> Tensor:
-    return _finish(make(_shape(size), _numpy_dtype(dtype)), device, requires_grad)
+    return _finish(make(shape_from(size), _numpy_dtype(dtype)), device, requires_grad)
 
 
 @located

@@ -7,17 +7,114 @@ from typing import Any
 
 from tracegrad.ir import types as T
 from tracegrad.ir.types import DType
-from tracegrad.tracer import conversion, inplace, movement, numpy_interop, printing
+from tracegrad.tracer import conversion, creation, inplace, movement, numpy_interop, printing
 from tracegrad.tracer.autograd import tensor_backward
 from tracegrad.tracer.functions import METHODS
 from tracegrad.tracer.indexing import get_item, set_item
 from tracegrad.tracer.operators import operators
 from tracegrad.tracer.promotion import cast
+from tracegrad.tracer.randomness import RANDOM_METHODS
 from tracegrad.tracer.tensor import Tensor
 from tracegrad.tracer.views import is_view
 
 IN_PLACE = tuple(
-    ["add", "sub", "mul", "div", "true_divide", "divide", "multiply", "subtract", "floor_divide", "remainder", "fmod", "pow", "square", "neg", "negative", "abs", "absolute", "sign", "sgn", "floor", "ceil", "round", "trunc", "frac", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "arcsin", "arccos", "arctan", "atan2", "arctan2", "erf", "erfc", "sigmoid", "relu", "clamp", "clip", "clamp_min", "clamp_max", "hypot", "lerp", "addcmul", "addcdiv", "masked_fill", "where", "bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not", "bitwise_left_shift", "bitwise_right_shift", "logical_and", "logical_or", "logical_xor", "logical_not", "eq", "ne", "lt", "le", "gt", "ge", "cumsum", "cumprod", "tril", "triu", "index_add", "index_copy", "index_fill", "scatter", "scatter_add", "masked_scatter", "nan_to_num", "fix", "softmax", "log_softmax"]
+    [
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "true_divide",
+        "divide",
+        "multiply",
+        "subtract",
+        "floor_divide",
+        "remainder",
+        "fmod",
+        "pow",
+        "square",
+        "neg",
+        "negative",
+        "abs",
+        "absolute",
+        "sign",
+        "sgn",
+        "floor",
+        "ceil",
+        "round",
+        "trunc",
+        "frac",
+        "exp",
+        "exp2",
+        "expm1",
+        "log",
+        "log2",
+        "log10",
+        "log1p",
+        "sqrt",
+        "rsqrt",
+        "reciprocal",
+        "sin",
+        "cos",
+        "tan",
+        "asin",
+        "acos",
+        "atan",
+        "sinh",
+        "cosh",
+        "tanh",
+        "asinh",
+        "acosh",
+        "atanh",
+        "arcsin",
+        "arccos",
+        "arctan",
+        "atan2",
+        "arctan2",
+        "erf",
+        "erfc",
+        "sigmoid",
+        "relu",
+        "clamp",
+        "clip",
+        "clamp_min",
+        "clamp_max",
+        "hypot",
+        "lerp",
+        "addcmul",
+        "addcdiv",
+        "masked_fill",
+        "where",
+        "bitwise_and",
+        "bitwise_or",
+        "bitwise_xor",
+        "bitwise_not",
+        "bitwise_left_shift",
+        "bitwise_right_shift",
+        "logical_and",
+        "logical_or",
+        "logical_xor",
+        "logical_not",
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "cumsum",
+        "cumprod",
+        "tril",
+        "triu",
+        "index_add",
+        "index_copy",
+        "index_fill",
+        "scatter",
+        "scatter_add",
+        "masked_scatter",
+        "nan_to_num",
+        "fix",
+        "softmax",
+        "log_softmax",
+    ]
 )
 """The functions whose in-place forms (`add_`) exist where the function does."""
 
@@ -52,6 +149,8 @@ def _methods() -> dict[str, Any]:
     for name in IN_PLACE:
         if name in METHODS:
             table[f"{name}_"] = inplace.in_place(METHODS[name], f"{name}_")
+    table.update(RANDOM_METHODS)
+    table.update(_new_tensors())
     table.update(operators())
     table.update({name: _caster(name, dtype) for name, dtype in _CASTS.items()})
     for name in ("item", "tolist", "numpy", "detach", "detach_", "to", "type_as", "cpu", "cuda"):
@@ -103,6 +202,24 @@ def _methods() -> dict[str, Any]:
         "_version": property(lambda self: self._storage.version),
     }
     return table
+
+
+def _new_tensors() -> dict[str, Any]:
+    """`x.new_zeros(2, 3)`: a new tensor of the dtype of `x`."""
+
+    def filled(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def method(self: Tensor, *size: Any, dtype: DType | None = None, **options: Any) -> Tensor:
+            return make(*size, dtype=dtype or self.dtype, **options)
+
+        return method
+
+    return {
+        "new_zeros": filled(creation.zeros),
+        "new_ones": filled(creation.ones),
+        "new_empty": filled(creation.empty),
+        "new_full": filled(creation.full),
+        "new_tensor": filled(creation.tensor),
+    }
 
 
 def attach() -> None:

@@ -1,0 +1,5 @@
+"""`tracegrad.nn`: the functions of neural networks."""
+
+from tracegrad.nn import functional
+
+__all__ = ["functional"]
