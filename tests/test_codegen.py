@@ -188,6 +188,19 @@ def test_a_layer_norm_with_its_gradient_makes_few_passes() -> None:
     assert len(check(build, normal(50, 30), normal(50, 30)).kernels) <= 2
 
 
+def test_taking_one_class_of_each_row_fuses_with_the_softmax_and_its_gradient() -> None:
+    def build(x: Node, target: Node) -> list[Node | None]:
+        rows = Builder.current().append(
+            OPS["iota"], [], {"shape": (x.shape[0],), "axis": 0, "dtype": target.dtype}
+        )
+        picked = OPS["gather"](OPS["log"](softmax(x)), rows, target)
+        value = -total(picked, 0)
+        return [value, *pullback(value, Builder.current().constant(1.0, x.dtype), [x])]
+
+    target = np.array([0, 3, 9, -4, 12, 5, 5, 1])
+    assert len(check(build, normal(8, 10), target).kernels) <= 3
+
+
 def test_large_whole_row_kernels_keep_their_passes_apart() -> None:
     x = normal(2, 100_000)
     kernels = check(lambda x: x / total(x * x, 1, keepdims=True), x).kernels

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 from tracegrad.codegen.schedule import BLOCK, LARGE
-from tracegrad.ir.graph import Builder, Graph, Node
+from tracegrad.ir.graph import Builder, Graph, Node, scalar_value
 from tracegrad.ir.op import OPS
 
 
 def legalize(graph: Graph) -> Graph:
-    """`graph` with integer and float16 products as sums, and large whole-array reductions in two
-    stages.
+    """`graph` with integer and float16 products as sums, large whole-array reductions in two
+    stages, and one element of each computed row taken or placed by comparing positions.
     """
     with Builder(graph.name) as builder:
         new: dict[Node, Node] = {}
@@ -24,6 +24,10 @@ def legalize(graph: Graph) -> Graph:
                 new[node] = product_as_sum(*inputs)
             elif node.op.family == "reduction" and is_whole(node):
                 new[node] = in_stages(node, inputs[0])
+            elif node.op.name == "gather" and picks_in_rows(inputs[0], inputs[1:]):
+                new[node] = picked(inputs[0], inputs[2])
+            elif node.op.name == "scatter_add" and adds_to_zero_rows(*inputs):
+                new[node] = one_hot(inputs[0].shape, inputs[3], inputs[1])
             else:
                 new[node] = builder.adopt(node, inputs)
         return builder.finish([new[x] for x in graph.outputs], graph.origin)
@@ -61,6 +65,51 @@ def in_stages(node: Node, x: Node) -> Node:
     partial = node.op(x, axes=tuple(range(1, len(shape))), keepdims=False)
     total = node.op(partial, axes=(0,), keepdims=False)
     return OPS["reshape"](total, shape=node.shape) if node.shape else total
+
+
+def picks_in_rows(x: Node, indices: list[Node]) -> bool:
+    """Whether a gather takes one element of each row of a computed matrix, as a class's loss does.
+
+    In memory the element is read directly; a computed one would need the whole matrix written first.
+    """
+    source = x
+    while source.op.family == "movement" and len(source.inputs) == 1:
+        source = source.inputs[0]
+    computed = source.op.family == "elementwise"
+    return computed and x.ndim == 2 and _one_each_row(x.shape, indices)
+
+
+def adds_to_zero_rows(base: Node, value: Node, *indices: Node) -> bool:
+    """Whether a scatter puts one element into each row of zeros: the gradient of such a gather."""
+    empty = base.op.name == "broadcast_to" and scalar_value(base.inputs[0]) == 0
+    return empty and base.ndim == 2 and _one_each_row(base.shape, list(indices))
+
+
+def _one_each_row(shape: tuple[int, ...], indices: list[Node]) -> bool:
+    return (
+        len(indices) == 2
+        and indices[0].op.name == "iota"
+        and indices[0].shape == indices[1].shape == shape[:1]
+    )
+
+
+def one_hot(shape: tuple[int, ...], columns: Node, value: Node) -> Node:
+    """A matrix of zeros but for `value[i]` at (i, columns[i]): elementwise, so that it fuses."""
+    return _where_column(shape, columns, OPS["reshape"](value, shape=(shape[0], 1)))
+
+
+def picked(x: Node, columns: Node) -> Node:
+    """`x[i, columns[i]]` for each row, as the sum of a row in which all else is masked to zero."""
+    return OPS["sum"](_where_column(x.shape, columns, x), axes=(1,), keepdims=False)
+
+
+def _where_column(shape: tuple[int, ...], columns: Node, value: Node) -> Node:
+    builder = Builder.current()
+    here = builder.append(OPS["iota"], [], {"shape": shape, "axis": 1, "dtype": columns.dtype})
+    # An index out of range counts as the nearest one, as everywhere in compiled code.
+    inside = OPS["minimum"](OPS["maximum"](columns, 0), shape[1] - 1)
+    mine = OPS["eq"](here, OPS["reshape"](inside, shape=(shape[0], 1)))
+    return OPS["where"](mine, value, 0)
 
 
 MIN_ROWS = 8
