@@ -1,4 +1,6 @@
-"""Compiled graphs: the same values as the interpreter's, in few kernels, with nothing compiled twice."""
+"""Compiled graphs: the same values as the interpreter's, in few kernels, with nothing compiled
+twice.
+"""
 
 from __future__ import annotations
 

@@ -70,7 +70,8 @@ def in_stages(node: Node, x: Node) -> Node:
 def picks_in_rows(x: Node, indices: list[Node]) -> bool:
     """Whether a gather takes one element of each row of a computed matrix, as a class's loss does.
 
-    In memory the element is read directly; a computed one would need the whole matrix written first.
+    In memory the element is read directly; a computed one would need the whole matrix written
+    first.
     """
     source = x
     while source.op.family == "movement" and len(source.inputs) == 1:
