@@ -43,6 +43,10 @@ class TraceError(TracegradError, RuntimeError):
     """A function that cannot be traced or replayed."""
 
 
+class TraceLimitWarning(UserWarning):
+    """A function that was traced more often than its limit."""
+
+
 class GraphError(TracegradError, ValueError):
     """An IR graph that breaks the rules of the IR: a bug of tracegrad, or of a hand-written graph."""
 

@@ -1,1 +1,3 @@
-"""The intermediate representation: types, graphs, ops, passes, differentiation. Pure: graph to graph."""
+"""The intermediate representation: types, graphs, ops, passes, differentiation. Pure: graph to
+graph.
+"""

@@ -65,8 +65,8 @@ def _operator(name: str, *, reflected: bool = False) -> Callable[..., Node]:
 class Node:
     """One typed value in SSA form: `op(*inputs, **params)`. Immutable, compared by identity.
 
-    A node also has Python's arithmetic, so that gradient rules read like formulas; each operator appends
-    to the builder that is current (see `Builder`).
+    A node also has Python's arithmetic, so that gradient rules read like formulas; each operator
+    appends to the builder that is current (see `Builder`).
     """
 
     __slots__ = ("inputs", "loc", "op", "params", "type")
@@ -131,9 +131,9 @@ class Node:
 class Graph:
     """A function in SSA form.
 
-    `inputs` are `input` nodes in call order; `nodes` are all other nodes in an order where each comes after
-    its inputs; `outputs` may repeat nodes and may be inputs. `origin` says for which pass or purpose the graph
-    was made, and is printed as a comment.
+    `inputs` are `input` nodes in call order; `nodes` are all other nodes in an order where each
+    comes after its inputs; `outputs` may repeat nodes and may be inputs. `origin` says for which
+    pass or purpose the graph was made, and is printed as a comment.
     """
 
     name: str
@@ -151,7 +151,8 @@ class Graph:
 class Builder:
     """Appends nodes, gives each its type, and never makes the same pure node twice.
 
-    Used as a context manager it is the current builder of this thread: ops called on nodes append to it.
+    Used as a context manager it is the current builder of this thread: ops called on nodes append
+    to it.
     """
 
     _stack = threading.local()

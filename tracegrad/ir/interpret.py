@@ -17,7 +17,9 @@ def interpret(graph: Graph, arrays: Sequence[Array]) -> list[Array]:
     keep = set(graph.outputs)
     values: dict[Node, Array] = dict(zip(graph.inputs, arrays, strict=True))
     for i, node in enumerate(graph.nodes):
-        values[node] = evaluate(node.op, [values[x] for x in node.inputs], dict(node.params), node.dtype)
+        values[node] = evaluate(
+            node.op, [values[x] for x in node.inputs], dict(node.params), node.dtype
+        )
         for x in node.inputs:
             if last[x] == i and x not in keep:
                 values.pop(x, None)

@@ -1,7 +1,8 @@
-"""What an op is: one record from which eager code, compiled code, gradients, printing and tests come.
+"""What an op is: one record from which eager code, compiled code, gradients, printing and tests
+come.
 
-The records live in `tracegrad/ir/ops/`, one block each. The constructors there (`elementwise`, `reduction`, ...)
-are the families of `tracegrad/ir/families.py`.
+The records live in `tracegrad/ir/ops/`, one block each. The constructors there (`elementwise`,
+`reduction`, ...) are the families of `tracegrad/ir/families.py`.
 """
 
 from __future__ import annotations
@@ -28,13 +29,16 @@ NONDIFFERENTIABLE: Final = _NonDifferentiable()
 """Said by an op whose output carries no gradient."""
 
 Rule = Callable[..., Node | None]
-"""`rule(g, y, *xs, **params)`: the cotangent of one input, from the output's cotangent `g`, the output `y`, the
-inputs `xs`; None where it is zero. Built from ops, so that it differentiates again."""
+"""`rule(g, y, *xs, **params)`: the cotangent of one input, from the output's cotangent `g`, the
+output `y`, the inputs `xs`; None where it is zero. Built from ops, so that it differentiates again.
+"""
 
 
 @dataclass(frozen=True)
 class Domain:
-    """Where tests sample an op: real inputs uniform in [low, high], kept `margin` away from each of `avoid`."""
+    """Where tests sample an op: real inputs uniform in [low, high], kept `margin` away from each of
+    `avoid`.
+    """
 
     low: float = -2.0
     high: float = 2.0
@@ -44,9 +48,11 @@ class Domain:
 
 @dataclass(frozen=True)
 class Sample:
-    """One call for the op-table tests: input shapes, params and, where they matter, domains or dtypes per input.
+    """One call for the op-table tests: input shapes, params and, where they matter, domains or
+    dtypes per input.
 
-    `make`, when given, builds the inputs itself: `make(rng, dtype) -> list of arrays` (index arrays, say).
+    `make`, when given, builds the inputs itself: `make(rng, dtype) -> list of arrays` (index
+    arrays, say).
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -59,9 +65,12 @@ class Sample:
 class Op:
     """One operation of the IR.
 
-    infer      `infer(*types, **params) -> TensorType`; raises the user's ShapeError / DimError / DtypeError.
-    evaluate   `evaluate(*arrays, **params)`: the meaning, in NumPy. Never writes to its inputs; may return a view.
-    vjp        a Rule per input, or one Rule for every input of a variadic op (called `rule(i, g, y, *xs, **params)`),
+    infer      `infer(*types, **params) -> TensorType`; raises the user's ShapeError / DimError /
+               DtypeError.
+    evaluate   `evaluate(*arrays, **params)`: the meaning, in NumPy. Never writes to its inputs; may
+               return a view.
+    vjp        a Rule per input, or one Rule for every input of a variadic op (called `rule(i, g, y,
+               *xs, **params)`),
                or NONDIFFERENTIABLE.
     arity      number of inputs; None for variadic.
     scalar     elementwise: the loop body as an expression of {x} or {x0} {x1} ..., see codegen.
@@ -84,7 +93,9 @@ class Op:
     sample_dtypes: tuple[DType, ...] | None = None
 
     def __call__(self, *inputs: Any, **params: Any) -> Node:
-        """Append this op to the current builder. Python scalars become constants of the tensors' dtype."""
+        """Append this op to the current builder. Python scalars become constants of the tensors'
+        dtype.
+        """
         return Builder.current().append(self, lift(inputs), params)
 
     def __repr__(self) -> str:
@@ -92,7 +103,9 @@ class Op:
 
 
 def lift(inputs: Sequence[Any]) -> list[Node]:
-    """Make constants of Python scalars among `inputs`, in the dtype of the first non-bool node there."""
+    """Make constants of Python scalars among `inputs`, in the dtype of the first non-bool node
+    there.
+    """
     nodes = [x for x in inputs if isinstance(x, Node)]
     if len(nodes) == len(inputs):
         return nodes
@@ -112,13 +125,17 @@ def register(op: Op) -> Op:
     if op.name in OPS:
         raise GraphError(f"op {op.name!r} is defined twice")
     if op.vjp is None:
-        raise GraphError(f"op {op.name!r} does not say its gradient: give vjp= or NONDIFFERENTIABLE")
+        raise GraphError(
+            f"op {op.name!r} does not say its gradient: give vjp= or NONDIFFERENTIABLE"
+        )
     OPS[op.name] = op
     return op
 
 
 def evaluate(op: Op, arrays: Sequence[Array], params: dict[str, Any], dtype: DType) -> Array:
-    """The op on NumPy arrays, as an ndarray of exactly `dtype`, quiet about division by zero and the like."""
+    """The op on NumPy arrays, as an ndarray of exactly `dtype`, quiet about division by zero and
+    the like.
+    """
     with np.errstate(all="ignore"):
         result = op.evaluate(*arrays, **params)
     return np.asarray(result, dtype.numpy)

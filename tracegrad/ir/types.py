@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,8 @@ import numpy.typing as npt
 class DType:
     """One element type. There is a single instance of each, so identity is equality.
 
-    `kind` is one of 'b' (bool), 'u' (unsigned), 'i' (signed), 'f' (floating); `short` is the IR's spelling.
+    `kind` is one of 'b' (bool), 'u' (unsigned), 'i' (signed), 'f' (floating); `short` is the IR's
+    spelling.
     """
 
     name: str
@@ -76,7 +77,7 @@ _FLOATS = (float16, float32, float64)
 _CATEGORY = {"b": 0, "u": 1, "i": 1, "f": 2}
 
 
-@lru_cache(maxsize=None)
+@cache
 def promote_types(a: DType, b: DType) -> DType:
     """The dtype that holds both, by PyTorch's table: a floating type always beats an integral one."""
     if a is b:
