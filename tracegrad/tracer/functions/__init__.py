@@ -1,12 +1,47 @@
-"""The named functions: what `tracegrad.*` and the tensor methods offer, by PyTorch's names."""
+"""The named functions: what `tracegrad.*` and the tensor methods offer, by PyTorch's names.
+
+`METHODS` and `FUNCTIONS` are complete once this package is imported.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from tracegrad.tracer.functions import (
+    activations,
+    comparison,
+    contraction,
+    einsum,
+    elementwise,
+    gathering,
+    joining,
+    linalg,
+    losses,
+    nn,
+    normalization,
+    reductions,
+    sorting,
+    statistics,
+    triangles,
+)
+from tracegrad.tracer.functions.table import FUNCTIONAL, FUNCTIONS, LINALG, METHODS
 
-METHODS: dict[str, Callable[..., Any]] = {}
-"""Functions that become methods of `Tensor`: their first argument is the tensor."""
-
-FUNCTIONS: dict[str, Callable[..., Any]] = {}
-"""Functions that become public names of `tracegrad`."""
+__all__ = [
+    "FUNCTIONAL",
+    "FUNCTIONS",
+    "LINALG",
+    "METHODS",
+    "activations",
+    "comparison",
+    "contraction",
+    "einsum",
+    "elementwise",
+    "gathering",
+    "joining",
+    "linalg",
+    "losses",
+    "nn",
+    "normalization",
+    "reductions",
+    "sorting",
+    "statistics",
+    "triangles",
+]
