@@ -48,7 +48,7 @@ class TraceLimitWarning(UserWarning):
 
 
 class GraphError(TracegradError, ValueError):
-    """An IR graph that breaks the rules of the IR: a bug of tracegrad, or of a hand-written graph."""
+    """A graph that breaks the rules of the IR: a bug of tracegrad, or of a hand-written graph."""
 
 
 class CompilationError(TracegradError, RuntimeError):

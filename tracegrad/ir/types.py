@@ -79,7 +79,7 @@ _CATEGORY = {"b": 0, "u": 1, "i": 1, "f": 2}
 
 @cache
 def promote_types(a: DType, b: DType) -> DType:
-    """The dtype that holds both, by PyTorch's table: a floating type always beats an integral one."""
+    """The dtype that holds both, by PyTorch's table: floating always beats integral."""
     if a is b:
         return a
     if _CATEGORY[a.kind] != _CATEGORY[b.kind]:
