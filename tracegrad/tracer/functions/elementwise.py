@@ -191,7 +191,7 @@ def nan_to_num(
     x = as_tensor(input, "nan_to_num")
     if x.dtype.kind != "f":
         return clone(x)
-    limits: Any = np.finfo(x.dtype.numpy)  # type: ignore[type-var]
+    limits: Any = np.finfo(x.dtype.numpy)
     high = float(limits.max) if posinf is None else posinf
     low = float(limits.min) if neginf is None else neginf
     finite = chosen(apply(OPS["isnan"], [x]), nan, x)

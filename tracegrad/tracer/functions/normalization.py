@@ -70,7 +70,7 @@ def rms_norm(
     """`input` divided by its root mean square over its last axes, times `weight`."""
     x = floating_only(input, "rms_norm")
     axes = _last_axes("rms_norm", x, normalized_shape)
-    limits: Any = np.finfo(x.dtype.numpy)  # type: ignore[type-var]
+    limits: Any = np.finfo(x.dtype.numpy)
     small = float(limits.eps) if eps is None else float(eps)
     operands = [x] if weight is None else [x, weight]
     return apply(OPS["rms_norm"], operands, {"eps": small, "axes": axes})
