@@ -25,6 +25,7 @@ from tracegrad.tracer import methods as _methods
 from tracegrad.tracer import movement as _movement
 from tracegrad.tracer import randomness as _randomness
 from tracegrad.tracer.autograd import is_tensor
+from tracegrad.tracer.compile import compile
 from tracegrad.tracer.creation import (
     arange,
     as_tensor,

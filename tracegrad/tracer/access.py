@@ -26,7 +26,7 @@ class Path:
     `read(arguments)` is what stands at its end now; `arguments` are the flat arguments of the call.
     """
 
-    __slots__ = ("_key", "_text", "read", "store")
+    __slots__ = ("_key", "_text", "position", "read", "store")
 
     def __init__(
         self,
@@ -34,11 +34,14 @@ class Path:
         text: str,
         read: Callable[[Sequence[Any]], Any],
         store: Callable[[Sequence[Any], Any], None] | None = None,
+        position: int | None = None,
     ) -> None:
         self._key = key
         self._text = text
         self.read = read
         self.store = store
+        # Of a path that is a flat argument itself, which one.
+        self.position = position
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Path) and self._key == other._key
@@ -106,4 +109,15 @@ def of_object(value: Any, text: str) -> Path:
 
 def of_argument(position: int, text: str) -> Path:
     """A flat argument of the call, by position."""
-    return Path(("argument", position), text, lambda arguments: arguments[position])
+    return Path(("argument", position), text, lambda arguments: arguments[position], None, position)
+
+
+def of_generator(part: str) -> Path:
+    """The "seed" or the "offset" of the random numbers."""
+
+    def read(arguments: Sequence[Any]) -> Any:
+        from tracegrad.runtime.random import default_generator
+
+        return getattr(default_generator, part)
+
+    return Path(("generator", part), f"the random {part}", read)

@@ -105,16 +105,20 @@ class Survey:
     tensors   path of each tensor, by identity.
     arrays    the same of NumPy arrays.
     guards    plain values and functions.
+    twins     pairs of paths that lead to one object.
+
+    `opaque`: arguments that are no tensors, numbers or containers of them.
     """
 
-    def __init__(self, function: Any, opaque: Sequence[tuple[Path, Any]] = ()) -> None:
+    def __init__(self, function: Any, opaque: Sequence[Any] = ()) -> None:
         self.tensors: dict[int, Path] = {}
         self.arrays: dict[int, Path] = {}
         self.guards: list[Guard] = []
+        self.twins: list[tuple[Path, Path]] = []
         # Identities are used as keys, so everything met stays alive as long as the survey.
         self._kept: list[Any] = []
         self._attributes: frozenset[str] = frozenset()
-        roots = [(access.of_object(function, _name_of(function)), function), *opaque]
+        roots = [(access.of_object(value, _name_of(value)), value) for value in (function, *opaque)]
         while True:
             # A function met late can name attributes of objects met before: walk until none is new.
             before = self._attributes
@@ -126,7 +130,8 @@ class Survey:
         self.tensors.clear()
         self.arrays.clear()
         self.guards.clear()
-        self._seen: set[int] = set()
+        self.twins.clear()
+        self._seen: dict[int, Path] = {}
         self._guarded: set[Path] = set()
         work = deque((path, value, False) for path, value in roots)
         while work and len(self._seen) < _MOST_OBJECTS:
@@ -137,9 +142,11 @@ class Survey:
                 continue
             if isinstance(value, FunctionType | type | MethodType) and named:
                 self._guard(path, value)
-            if id(value) in self._seen:
+            first = self._seen.setdefault(id(value), path)
+            if first is not path:
+                if first != path and isinstance(value, Tensor | np.ndarray | list | dict):
+                    self.twins.append((first, path))
                 continue
-            self._seen.add(id(value))
             self._kept.append(value)
             work.extend(self._inside(path, value, named))
 

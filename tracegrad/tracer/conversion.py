@@ -21,9 +21,9 @@ from tracegrad.tracer.tensor import Tensor, wrap
 
 
 def _demand(tensor: Tensor, kind: str, value: Any) -> Any:
-    """A concrete value leaves the tensor: the recorder guards it."""
+    """A concrete value leaves the tensor: the recorder guards it, and may know a truer one."""
     if state.recorder is not None:
-        state.recorder.demand(tensor, kind, value)
+        return state.recorder.demand(tensor, kind, value)
     return value
 
 

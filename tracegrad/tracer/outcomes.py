@@ -49,3 +49,8 @@ def describe(kind: str, key: Hashable) -> str:
         text = repr(key.array.tolist())
         return text if len(text) <= 40 else text[:37] + "..."
     return repr(concrete(kind, key, None))
+
+
+def of_value(kind: str, value: Any) -> Hashable:
+    """The outcome of a guard for a value that compiled code gave: an array, or a Python number."""
+    return of_array(kind, value) if isinstance(value, np.ndarray) else outcome(kind, value)

@@ -13,6 +13,7 @@ from tracegrad.ir.op import OPS
 from tracegrad.ir.types import DType, category, promote_types
 from tracegrad.tracer.dispatch import apply, constant, number
 from tracegrad.tracer.location import locate
+from tracegrad.tracer.state import state
 from tracegrad.tracer.tensor import Tensor, wrap
 
 Operand = Tensor | bool | int | float | np.ndarray[Any, Any] | np.generic
@@ -95,6 +96,14 @@ def cast(tensor: Tensor, dtype: DType) -> Tensor:
     return apply(OPS["cast"], [tensor], {"dtype": dtype})
 
 
+def _on_array(array: np.ndarray[Any, Any]) -> Tensor:
+    """A tensor on the memory of an operand that is an array."""
+    tensor = wrap(array)
+    if state.recorder is not None:
+        state.recorder.fresh(tensor)
+    return tensor
+
+
 def to_tensor(operand: Operand, dtype: DType | None = None) -> Tensor:
     """An operand as a tensor: numbers become constants, arrays tensors on their memory."""
     if isinstance(operand, Tensor):
@@ -102,7 +111,7 @@ def to_tensor(operand: Operand, dtype: DType | None = None) -> Tensor:
     if is_number(operand):
         return constant(operand, (dtype or number_dtype(operand)).numpy)
     if isinstance(operand, (np.ndarray, np.generic)):
-        tensor = wrap(np.asarray(operand))
+        tensor = _on_array(np.asarray(operand))
         return tensor if dtype is None else cast(tensor, dtype)
     raise locate(ArgumentError(f"expected a tensor or a number, not {type(operand).__name__}"))
 
@@ -142,6 +151,6 @@ def promote_to(dtype: DType | None, operands: Sequence[Operand]) -> tuple[Tensor
                     break
             else:
                 return tuple(operands)  # type: ignore[arg-type]
-        operands = [wrap(x) if isinstance(x, np.ndarray) and x.ndim else x for x in operands]
+        operands = [_on_array(x) if isinstance(x, np.ndarray) and x.ndim else x for x in operands]
         dtype = result_type(*operands)
     return tuple([to_tensor(operand, dtype) for operand in operands])

@@ -73,7 +73,7 @@ class Recorder:
         self,
         arguments: Sequence[tuple[Path, str, Tensor]],
         survey: Survey,
-        known: Sequence[TraceInput],
+        known: Sequence[TraceInput] = (),
         *,
         aliases: bool,
         script: Sequence[Hashable],
@@ -91,13 +91,14 @@ class Recorder:
         self.memories: dict[int, Memory] = {}
         self._script = list(script)
         self._survey = survey
-        self._known = known
         self._number_of: dict[int, int] = {}
         self._by_path: dict[Path, int] = {}
         self._paths: dict[int, Path] = dict(survey.tensors)
         self._answered: dict[Hashable, Hashable] = {}
         self._grad_read: set[int] = set()
         self._kept: list[Any] = []
+        self._kinds: dict[int, str] = {}
+        self._arguments = [tensor for _, _, tensor in arguments]
         for path, kind, tensor in arguments:
             self.undo.keep(tensor)
             self._paths.setdefault(id(tensor), path)
@@ -106,16 +107,22 @@ class Recorder:
                 self._paths[id(tensor)] = path
             self._kinds[id(tensor)] = kind
             self._kept.append(tensor)
-            if not aliases and id(tensor) not in self._number_of:
-                self._add_input(tensor, path, kind)
-        for item in known[len(self.inputs) :]:
+        if known:
             # Inputs of the traces that are known keep their numbers.
-            self._add_known(item)
+            for item in known:
+                self._add_known(item)
+        elif not aliases:
+            for path, kind, tensor in arguments:
+                if id(tensor) not in self._number_of:
+                    self._add_input(tensor, path, kind)
 
-    @property
-    def _kinds(self) -> dict[int, str]:
-        kinds: dict[int, str] = self.__dict__.setdefault("_kinds_by_id", {})
-        return kinds
+    def close(self) -> None:
+        """Forget all tensors: one that escaped may keep this object alive."""
+        self.memories.clear()
+        self._kept.clear()
+        self._arguments.clear()
+        self.grad_written.clear()
+        self.undo = UndoLog()
 
     # ------------------------------------------------------------- protocol
 
@@ -143,7 +150,7 @@ class Recorder:
         if not differentiable and any(v.differentiable for v in values):
             node = self._cut(node)
         value = self._value(node, differentiable)
-        memory = self.memories.get(id(output._storage))
+        memory = self.memories.get(id(storage_of(output)))
         if memory is not None:
             output._trace = Binding(self, value, memory.version)
         else:
@@ -276,7 +283,7 @@ class Recorder:
         binding = tensor._trace
         if binding is None or binding.recorder is not self:
             return None
-        memory = self.memories.get(id(tensor._storage))
+        memory = self.memories.get(id(storage_of(tensor)))
         if memory is None or memory.version != binding.version:
             return None
         value: Value = binding.value
@@ -295,21 +302,30 @@ class Recorder:
         return value
 
     def _memory_of(self, tensor: Tensor) -> Memory:
-        memory = self.memories.get(id(tensor._storage))
+        memory = self.memories.get(id(storage_of(tensor)))
         if memory is None:
             self._input_number(tensor)
-            memory = self.memories[id(tensor._storage)]
+            memory = self.memories[id(storage_of(tensor))]
         return memory
+
+    def is_input(self, tensor: Tensor) -> bool:
+        """Whether `tensor` itself is an input of the trace."""
+        return id(tensor) in self._number_of
+
+    def number_of(self, tensor: Tensor) -> int:
+        """The number of an input."""
+        return self._number_of[id(tensor)]
 
     def _is_own(self, tensor: Tensor) -> bool:
         """Whether the trace made this tensor."""
-        memory = self.memories.get(id(tensor._storage))
+        memory = self.memories.get(id(storage_of(tensor)))
         return memory is not None and memory.created
 
     def _bind_new(self, tensor: Tensor, value: Value) -> None:
         memory = Memory(tensor._storage, tensor, value)
         self.memories[id(tensor._storage)] = memory
         tensor._trace = Binding(self, value, 0)
+        self._kept.append(tensor)
 
     def _value(self, node: Node, differentiable: bool) -> Value:
         segment = self.segments[-1]
@@ -349,12 +365,11 @@ class Recorder:
         if value.constant:
             assert value.node is not None
             return self._emit_constant(value.node.params["value"])
-        key = hash(value.ref)
-        found = segment.imports.get(key)
+        found = segment.imports.get(value.ref)
         if found is None:
             name = self.inputs[value.position].name if value.segment < 0 else None
             found = segment.builder.input(value.type, name, value.node and value.node.loc)
-            segment.imports[key] = found
+            segment.imports[value.ref] = found
             segment.sources.append(value)
         return found
 
@@ -420,8 +435,7 @@ class Recorder:
             self.inputs.append(item)
             self._by_path[item.path] = len(self.inputs) - 1
             return
-        arguments = [tensor for tensor in self._kept]
-        tensor = item.path.get(arguments)
+        tensor = item.path.get(self._arguments)
         if isinstance(tensor, np.ndarray) or not hasattr(tensor, "_array"):
             # It is not there this time; its number stays taken.
             self.inputs.append(item)
@@ -438,11 +452,12 @@ class Recorder:
         self._number_of[id(tensor)] = number
         self._by_path[path] = number
         value = Value(-1, number, None, type, differentiable)
-        memory = self.memories.get(id(tensor._storage))
+        memory = self.memories.get(id(storage_of(tensor)))
         if memory is None:
-            memory = Memory(tensor._storage, tensor, None)
+            storage = storage_of(tensor)
+            memory = Memory(storage, tensor, None)
             memory.value = value
-            self.memories[id(tensor._storage)] = memory
+            self.memories[id(storage)] = memory
         elif memory.version:
             raise AliasesMatter
         memory.inputs.append(number)
@@ -474,6 +489,11 @@ class Recorder:
             self.inputs.append(TraceInput(path, kind, tensor, type, kind, False))
             self._by_path[path] = number
         return Value(-1, number, None, self.inputs[number].type, False)
+
+
+def storage_of(tensor: Tensor) -> Storage:
+    """What stands for a piece of memory: `.data` has marks of its own, but not memory."""
+    return memory_root(tensor)[0]._storage
 
 
 def parent_of(tensor: Tensor) -> tuple[Tensor | None, Any]:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tracegrad.ir.graph import Builder, Graph, Loc, Node
 from tracegrad.ir.op import Op
-from tracegrad.ir.structure import frozen_params
+from tracegrad.ir.params import frozen_params
 from tracegrad.ir.types import TensorType
 from tracegrad.tracer.access import Path
 from tracegrad.tracer.structure import Description
-
-if TYPE_CHECKING:
-    from tracegrad.tracer.tensor import Tensor
 
 Ref = tuple[int, int]
 """A value of a trace: (number of the segment, position of its node there); segment -1 holds the inputs."""
@@ -29,13 +26,13 @@ class TraceInput:
     path           how it is found at each call.
     kind           "tensor", "array", "float", "int", "seed" or "offset" of the random numbers, or
                    "grad": the `.grad` of another input.
-    tensor         what stood there while tracing.
+    tensor         what stood there while tracing, until the trace is in its tree.
     differentiable whether gradients flow into it.
     """
 
     path: Path
     kind: str
-    tensor: Tensor
+    tensor: Any
     type: TensorType
     name: str
     differentiable: bool
@@ -77,7 +74,7 @@ class Segment:
     builder: Builder
     sources: list[Value] = field(default_factory=list)
     guard: Guard | None = None
-    imports: dict[int, Node] = field(default_factory=dict)
+    imports: dict[Ref, Node] = field(default_factory=dict)
     positions: dict[int, int] = field(default_factory=dict)
 
     def key(self) -> tuple[Hashable, ...]:
@@ -102,8 +99,11 @@ class Result:
     """One leaf of what the function returned.
 
     kind     "value": computed, at `ref`. "input": the argument or captured object itself. "view": a
-             view of an input, remade by `steps`, cut from the tape if `detached`.
+             view of an input, remade by `steps`, cut from the tape if `detached`. "constant": the
+             object `constant`, which does not depend on the call.
     weak     a Python number comes out.
+    twin     the number of an earlier result that is this very tensor; -1 - number if it is another
+             tensor on the same memory.
     freed    its tape was freed inside the function, so backward of it is an error.
     """
 
@@ -112,9 +112,10 @@ class Result:
     differentiable: bool = False
     weak: bool = False
     freed: bool = False
-    requires_grad: bool = False
     steps: Steps = ()
     detached: bool = False
+    constant: Any = None
+    twin: int | None = None
 
 
 @dataclass(frozen=True)

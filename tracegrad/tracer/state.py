@@ -28,8 +28,11 @@ class Recorder(Protocol):
     def before_write(self, target: Tensor) -> None:
         """The memory of `target` is about to change."""
 
-    def demand(self, tensor: Tensor, kind: str, value: Any) -> None:
-        """Python asked for a concrete value; `kind` is bool, int, float, item, index or array."""
+    def demand(self, tensor: Tensor, kind: str, value: Any) -> Any:
+        """Python asked for a concrete value; `kind` is bool, int, float, item, index or array.
+
+        Returns the value that it gets.
+        """
 
     def read_grad(self, tensor: Tensor) -> None:
         """`tensor.grad` was read."""

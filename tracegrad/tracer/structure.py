@@ -43,9 +43,9 @@ class Static:
 
     __slots__ = ("_key", "by_value", "value")
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: Any, *, by_identity: bool = False) -> None:
         self.value = value
-        self.by_value = compares_by_value(value)
+        self.by_value = not by_identity and compares_by_value(value)
         self._key: Hashable = (type(value), value) if self.by_value else id(value)
 
     def __eq__(self, other: object) -> bool:
@@ -114,9 +114,10 @@ def parts(value: Any) -> tuple[tuple[Hashable, ...] | None, Sequence[Any]] | Non
     return None
 
 
-def flatten(value: Any, leaves: list[Any], depth: int = 0) -> Description:
+def flatten(value: Any, leaves: list[Any], depth: int = 0, *, objects: bool = False) -> Description:
     """Append the dynamic leaves of `value` to `leaves`; describe the rest.
 
+    With `objects`, other objects that have tensors as attributes are containers too.
     ArgumentError for a container that contains itself.
     """
     if isinstance(value, Tensor):
@@ -133,12 +134,25 @@ def flatten(value: Any, leaves: list[Any], depth: int = 0) -> Description:
         leaves.append(value)
         return ARRAY
     inside = parts(value)
+    if inside is None and objects:
+        inside = tensor_attributes(value)
     if inside is None:
         return Static(value)
     if depth > _DEEPEST:
         raise ArgumentError(f"an argument contains itself, or nests more than {_DEEPEST} deep")
     keys, items = inside
-    return Container(kind, keys, tuple(flatten(item, leaves, depth + 1) for item in items))
+    described = [flatten(item, leaves, depth + 1, objects=objects) for item in items]
+    return Container(kind, keys, tuple(described))
+
+
+def tensor_attributes(value: Any) -> tuple[tuple[Hashable, ...], Sequence[Any]] | None:
+    """Names and values of the attributes of an object that has a tensor among them."""
+    attributes = getattr(value, "__dict__", None)
+    if not isinstance(attributes, dict) or isinstance(value, type) or callable(value):
+        return None
+    if not any(isinstance(item, Tensor) for item in attributes.values()):
+        return None
+    return tuple(attributes), tuple(attributes.values())
 
 
 def unflatten(description: Description, leaves: Sequence[Any]) -> Any:
@@ -194,3 +208,24 @@ def substitute(value: Any, replace: Callable[[Any], Any], depth: int = 0) -> Any
     if all(a is b for a, b in zip(new, items, strict=True)):
         return value
     return assemble(type(value), keys, new)
+
+
+def statics(description: Description) -> list[Any]:
+    """The static objects in a description that are more than plain values."""
+    if isinstance(description, Static):
+        plain = bool | str | bytes | complex | type(None) | float | int
+        return [] if isinstance(description.value, plain) else [description.value]
+    if isinstance(description, Container):
+        return [value for item in description.items for value in statics(item)]
+    return []
+
+
+def leaf_names(description: Description, name: str) -> list[str]:
+    """A name for each dynamic leaf, from that of the whole."""
+    if isinstance(description, Leaf):
+        return [name]
+    if isinstance(description, Static):
+        return []
+    keys = description.keys or range(len(description.items))
+    pairs = zip(keys, description.items, strict=True)
+    return [found for key, item in pairs for found in leaf_names(item, f"{name}_{key}")]

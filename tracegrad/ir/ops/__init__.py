@@ -18,6 +18,7 @@ from tracegrad.ir.ops import (
     scans,
     selection,
     statistics,
+    tracing,
     trigonometric,
 )
 
@@ -39,5 +40,6 @@ __all__ = [
     "scans",
     "selection",
     "statistics",
+    "tracing",
     "trigonometric",
 ]

@@ -1,0 +1,29 @@
+"""Ops that only say to reverse mode what a program did; they compute nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tracegrad.ir.families import composite
+from tracegrad.ir.graph import Node
+from tracegrad.ir.op import Sample
+
+
+def _expand(old: Node, new: Node) -> Node:
+    return new
+
+
+def _evaluate(old: Any, new: Any) -> Any:
+    return new
+
+
+# The value of memory that was written where autograd does not look (`with no_grad(): w -= ...`):
+# the new value, whose gradient still goes to what was there before.
+overwrite = composite(
+    "overwrite",
+    expand=_expand,
+    evaluate=_evaluate,
+    vjp=(lambda g, y, old, new: g, None),
+    arity=2,
+    samples=[Sample(((3, 4), (3, 4)), {})],
+)

@@ -1,0 +1,308 @@
+"""`compile`: a function that is traced when it meets new arguments and replayed when it knows them."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+import types
+import warnings
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, overload
+
+from tracegrad.log import log
+from tracegrad.config import config
+from tracegrad.errors import TraceLimitWarning
+from tracegrad.tracer import call, program, promotion
+from tracegrad.tracer.captures import Survey
+from tracegrad.tracer.history import Event, Statistics, describe, explain_miss
+from tracegrad.tracer.inspection import Inspection
+from tracegrad.tracer.recorder import AliasesMatter
+from tracegrad.tracer.signature import Binder, key_of, leaf_key
+from tracegrad.tracer.specialisation import Specialisation, arrays
+from tracegrad.tracer.state import state
+from tracegrad.tracer.structure import Description, Static, flatten, leaf_names, statics
+from tracegrad.tracer.tensor import Tensor
+from tracegrad.tracer.tracing import record
+from tracegrad.tracer.tree import MissingEdge, run
+
+Key = tuple[Hashable, ...]
+
+
+class CompiledFunction(Inspection):
+    """A function with its traces. Call it as the function that it was made from."""
+
+    def __init__(self, function: Callable[..., Any], name: str | None, max_traces: int) -> None:
+        functools.update_wrapper(self, function)
+        self.__wrapped__ = function
+        self.name = str(name or getattr(function, "__name__", type(function).__name__))
+        self.max_traces = max_traces
+        self.statistics = Statistics()
+        self.events: list[Event] = []
+        self.specialisations: list[Specialisation] = []
+        self._by_key: dict[Key, list[Specialisation]] = {}
+        self._binder = Binder(function)
+        self._plain_count = self._binder.count if self._binder.is_plain else -1
+        self._owner = getattr(function, "__qualname__", "").rpartition(".")[0]
+        self._lock = threading.RLock()
+        self._clock = 0
+        self._warned = False
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """As a method: bound to the instance."""
+        return self if instance is None else types.MethodType(self, instance)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if state.recorder is not None or config.disable:
+            # Within another compiled function this one is part of its trace.
+            return self.__wrapped__(*args, **kwargs)
+        if kwargs or len(args) != self._plain_count:
+            args, kwargs = self._binder.bind(args, kwargs)
+        leaves: Sequence[Any] = args
+        parts: list[Hashable] | None = None
+        if not kwargs:
+            parts = [state.grad_enabled, promotion._default]
+            for value in args:
+                kind = type(value)
+                if kind is Tensor:
+                    cached = value.__dict__.get("_key")
+                    if cached is not None and cached[0] is value._array:
+                        parts.append(cached[1])
+                    else:
+                        parts.append(key_of(value))
+                    parts.append(value._requires_grad or value.requires_grad)
+                elif kind is float:
+                    parts.append(float)
+                else:
+                    parts = None
+                    break
+        if parts is not None:
+            key: Key = tuple(parts)
+        else:
+            leaves, key = self._nested_key(args, kwargs)
+        self.statistics.calls += 1
+        for found in self._by_key.get(key, ()):
+            inputs = found.gather(leaves)
+            if inputs is not None:
+                try:
+                    path, values = run(found.tree, arrays(inputs))
+                except MissingEdge as miss:
+                    return self._retrace_and_finish(found, miss, leaves, args, kwargs)
+                self.statistics.hits += 1
+                self._clock = found.last_used = path.last_used = self._clock + 1
+                return call.finish(found.tree, path, values, inputs, leaves)
+        return self._trace_and_finish(key, leaves, args, kwargs)
+
+    def _nested_key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], Key]:
+        """Leaves and key of a call whose arguments are not all tensors and floats."""
+        leaves: list[Any] = []
+        described = tuple(self._describe(args, kwargs, leaves).items())
+        modes = state.grad_enabled, promotion._default
+        return leaves, (modes, described, tuple(map(leaf_key, leaves)))
+
+    def _describe(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any]
+    ) -> dict[str, Description]:
+        """The description of each argument by name. The object of a method is static."""
+        names = self._binder.names
+        described: dict[str, Description] = {}
+        for i, value in enumerate(args):
+            name = names[i] if i < len(names) else f"args[{i - len(names)}]"
+            if i == 0 and self._is_own_object(value):
+                described[name] = Static(value, by_identity=True)
+            else:
+                described[name] = flatten(value, leaves)
+        for name in sorted(kwargs):
+            described[name] = flatten(kwargs[name], leaves)
+        return described
+
+    def _is_own_object(self, value: Any) -> bool:
+        """Whether `value` is the object whose method this function is."""
+        return bool(self._owner) and any(
+            kind.__qualname__ == self._owner for kind in type(value).__mro__
+        )
+
+    # ------------------------------------------------------------------ tracing
+
+    def _trace_and_finish(
+        self, key: Key, leaves: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        with self._lock:
+            found, inputs = self._specialise(key, leaves, args, kwargs)
+            return self._run_to_the_end(found, inputs, leaves, args, kwargs)
+
+    def _retrace_and_finish(
+        self,
+        found: Specialisation,
+        miss: MissingEdge,
+        leaves: Sequence[Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        with self._lock:
+            inputs = self._retrace(found, miss, leaves, args, kwargs)
+            return self._run_to_the_end(found, inputs, leaves, args, kwargs)
+
+    def _run_to_the_end(
+        self,
+        found: Specialisation,
+        inputs: Sequence[Any],
+        leaves: Sequence[Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Compile what is new and run it; once more as long as that leads where no trace went.
+
+        Compiled code may round differently from the eager run of the trace, so that a condition near
+        its threshold comes out differently. What the compiled code finds is what counts.
+        """
+        while True:
+            compiled, seconds = program.counters.compilations, program.counters.seconds
+            try:
+                path, values = run(found.tree, arrays(inputs))
+            except MissingEdge as miss:
+                inputs = self._retrace(found, miss, leaves, args, kwargs)
+                continue
+            finally:
+                self.statistics.compilations += program.counters.compilations - compiled
+                self.statistics.compile_seconds += program.counters.seconds - seconds
+            self._clock = found.last_used = path.last_used = self._clock + 1
+            self._limit()
+            return call.finish(found.tree, path, values, inputs, leaves)
+
+    def _specialise(
+        self, key: Key, leaves: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Specialisation, Sequence[Any]]:
+        """A new specialisation for this call, and the inputs of the call."""
+        described = self._describe(args, kwargs, [])
+        fields = describe(described, leaves)
+        reason = explain_miss(self.specialisations, key, fields, leaves)
+        found = Specialisation(self.name, key, fields, False)
+        inputs = self._record(found, reason, described, leaves, args, kwargs, ())
+        self.specialisations.append(found)
+        self._by_key.setdefault(key, []).insert(0, found)
+        return found, inputs
+
+    def _retrace(
+        self,
+        found: Specialisation,
+        miss: MissingEdge,
+        leaves: Sequence[Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Sequence[Any]:
+        """Trace the way that the compiled code went and did not know; the inputs of the call."""
+        described = self._describe(args, kwargs, [])
+        inputs = self._record(found, miss.reason, described, leaves, args, kwargs, miss.outcomes)
+        self.statistics.retraces += 1
+        return inputs
+
+    def _record(
+        self,
+        found: Specialisation,
+        reason: str,
+        described: dict[str, Description],
+        leaves: Sequence[Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        script: Sequence[Hashable],
+    ) -> Sequence[Any]:
+        started = time.perf_counter()
+        opaque = [value for item in described.values() for value in statics(item)]
+        survey = Survey(self.__wrapped__, opaque)
+        names = [name for label, item in described.items() for name in leaf_names(item, label)]
+        keep_first = bool(args) and self._is_own_object(args[0])
+        attempt = functools.partial(
+            record,
+            self.__wrapped__,
+            args,
+            kwargs,
+            leaves,
+            names,
+            survey,
+            keep_first,
+        )
+        try:
+            trace, recorder = attempt(found.tree.inputs, found.aliases, script)
+        except AliasesMatter:
+            if found.tree.inputs:
+                # The inputs are to be others: all paths are traced again, as they come.
+                found.restart(self.name)
+            found.aliases = True
+            trace, recorder = attempt((), True)
+        found.add(trace, recorder, survey, leaves)
+        inputs = found.objects(recorder, leaves)
+        found.forget_tensors()
+        recorder.close()
+        seconds = time.perf_counter() - started
+        self.statistics.traces += 1
+        self.statistics.trace_seconds += seconds
+        self.events.append(Event(len(self.events) + 1, reason, seconds))
+        log("trace", lambda: f"{self.name}: trace {self.statistics.traces}: {reason}")
+        return inputs
+
+    def _chosen(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Specialisation]:
+        if not args and not kwargs:
+            return self.specialisations
+        args, kwargs = self._binder.bind(args, kwargs)
+        leaves: list[Any] = []
+        self._describe(args, kwargs, leaves)
+        key = self._key(leaves, args, kwargs)
+        for found in self._by_key.get(key, ()):
+            if found.gather(leaves) is not None:
+                return [found]
+        with self._lock:
+            return [self._specialise(key, leaves, args, kwargs)[0]]
+
+    def _key(self, leaves: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key:
+        """The key of a call, in the one form that it has in `__call__`."""
+        if not kwargs and all(type(value) in (Tensor, float) for value in args):
+            parts: list[Hashable] = [state.grad_enabled, promotion._default]
+            for leaf in leaves:
+                part = leaf_key(leaf)
+                parts.extend(part if isinstance(part, tuple) else (part,))
+            return tuple(parts)
+        return self._nested_key(args, kwargs)[1]
+
+    # ------------------------------------------------------------------- limit
+
+    def _limit(self) -> None:
+        """Past the limit of traces: warn once, and drop what was used longest ago."""
+        paths = [(path.last_used, s, p) for s in self.specialisations for p, path in s.tree.ends()]
+        if len(paths) <= self.max_traces:
+            return
+        if not self._warned:
+            self._warned = True
+            warnings.warn(self.limit_report(), TraceLimitWarning, stacklevel=4)
+        _, owner, end = min(paths, key=lambda item: item[0])
+        if not owner.tree.drop(end):
+            self.specialisations.remove(owner)
+            self._by_key[owner.key].remove(owner)
+
+
+@overload
+def compile(
+    function: Callable[..., Any], *, name: str | None = None, max_traces: int = 64
+) -> CompiledFunction: ...
+
+
+@overload
+def compile(
+    function: None = None, *, name: str | None = None, max_traces: int = 64
+) -> Callable[[Callable[..., Any]], CompiledFunction]: ...
+
+
+def compile(
+    function: Callable[..., Any] | None = None, *, name: str | None = None, max_traces: int = 64
+) -> Any:
+    """Compile `function`, forward and backward; also a decorator, with arguments or without.
+
+    The first call with arguments of some dtypes and shapes traces the function; later calls run
+    machine code. Python's `if`, `while` and `for` on tensor values work: each new outcome is traced
+    once. Past `max_traces` traces one warning says what differs, and the least recently used go.
+    """
+    if function is None:
+        return functools.partial(compile, name=name, max_traces=max_traces)
+    if isinstance(function, CompiledFunction):
+        return function
+    return CompiledFunction(function, name, max_traces)

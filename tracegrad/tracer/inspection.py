@@ -1,0 +1,189 @@
+"""Looking into a compiled function: its graphs, its source, its history."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
+
+from tracegrad.ir.printer import text
+from tracegrad.tracer import outcomes
+
+if TYPE_CHECKING:
+    from tracegrad.tracer.history import Event, Statistics
+    from tracegrad.tracer.program import Program
+    from tracegrad.tracer.specialisation import Specialisation
+    from tracegrad.tracer.tree import Occurrence
+
+
+class Inspection:
+    """The part of a compiled function that shows what it is."""
+
+    __wrapped__: Any
+    name: str
+    max_traces: int
+    statistics: Statistics
+    events: list[Event]
+    specialisations: list[Specialisation]
+
+    def _chosen(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Specialisation]:
+        """All specialisations, or the one for these arguments, which is traced if it is new."""
+        raise AssertionError("a compiled function has this")
+
+    def ir(self, *args: Any, **kwargs: Any) -> str:
+        """The graphs of every specialisation; with arguments, of the one for them.
+
+        Nothing that the function would change is changed.
+        """
+        chosen = self._chosen(args, kwargs)
+        parts = []
+        for number, item in enumerate(chosen, 1):
+            for place, occurrence in enumerate(item.tree.walk()):
+                program = _program(item, occurrence)
+                head = f"# {self.name}, specialisation {number} of {len(chosen)}"
+                if program is None:
+                    parts.append(f"{head}, segment {place}: computes nothing{_exits(occurrence)}\n")
+                    continue
+                parts.append(
+                    f"{head}, segment {place}, forward{_exits(occurrence)}\n"
+                    + text(program.forward_graph, elide=True)
+                )
+                if program.backward_graph is not None:
+                    mask = (True,) * sum(program.given)
+                    parts.append(
+                        f"{head}, segment {place}, backward\n"
+                        + text(program.masked_backward(mask), elide=True)
+                    )
+        return "\n".join(parts) or f"# {self.name} has not been called yet\n"
+
+    def source(self, *args: Any, **kwargs: Any) -> str:
+        """The source that runs for every specialisation; with arguments, for the one for them."""
+        found: dict[str, None] = {}
+        for item in self._chosen(args, kwargs):
+            for occurrence in item.tree.walk():
+                program = _program(item, occurrence)
+                if program is not None:
+                    mask = (True,) * sum(program.given)
+                    found[program.forward.source] = None
+                    if program.backward_graph is not None:
+                        found[program.backward(mask).source] = None
+        return "\n".join(found) or f"# {self.name} has not been called yet\n"
+
+    def explain(self) -> str:
+        """Specialisations, their conditions, how often each was used, and why each trace was made."""
+        s = self.statistics
+        lines = [
+            f"{self.name}: {s.calls} calls, {s.hits} hits, {s.traces} traces, {s.retraces} retraces, "
+            f"{s.compilations} compilations",
+            f"  tracing {s.trace_seconds * 1e3:.1f} ms, compiling {s.compile_seconds * 1e3:.1f} ms",
+        ]
+        for number, item in enumerate(self.specialisations, 1):
+            lines.append(f"specialisation {number} of {len(self.specialisations)}")
+            lines.extend(f"  {name}: {value}" for name, value in item.fields.items())
+            for entry in item.tree.inputs:
+                if entry.path.position is None:
+                    lines.append(f"  captures {entry.path}: {entry.type}")
+            for guard in item.guards:
+                lines.append(f"  guarded {guard.path} = {_short(guard.expected)}")
+            kernels, moved, saved = _costs(item)
+            lines.append(
+                f"  {len(item.tree.paths)} paths, {kernels} kernels, {moved} bytes moved, "
+                f"{saved} bytes saved for backward"
+            )
+            if item.tree.root is not None:
+                lines.extend(_tree_lines(item.tree.root))
+        lines.append("traces")
+        for event in self.events:
+            lines.append(f"  {event.number}: {event.reason} ({event.seconds * 1e3:.1f} ms)")
+        return "\n".join(lines) + "\n"
+
+    def limit_report(self) -> str:
+        """What the warning past the limit of traces says."""
+        rows = [
+            f"{self.name} was traced {self.statistics.traces} times, which is more than "
+            f"max_traces={self.max_traces}. It goes on working: the traces used longest ago are "
+            "dropped, and traced again when they are needed. What differed from one to the next:",
+        ]
+        counts: dict[str, int] = {}
+        for event in self.events:
+            counts[event.reason] = counts.get(event.reason, 0) + 1
+        latest = list(counts.items())[-12:]
+        rows.extend(f"  {count:5d} x {reason}" for reason, count in latest)
+        conditions: dict[str, int] = {}
+        for item in self.specialisations:
+            for occurrence in item.tree.walk():
+                guard = occurrence.segment.guard
+                if guard is not None:
+                    label = f"{guard.kind}() at {guard.loc}"
+                    conditions[label] = conditions.get(label, 0) + occurrence.hits
+        rows.extend(f"  {hits:5d} hits of {label}" for label, hits in conditions.items())
+        rows.append(
+            "What to do: pass numbers that change as tensors or floats and do not ask for their "
+            "value with if, int() or range(); give arguments few different shapes; or raise "
+            "max_traces."
+        )
+        return "\n".join(rows)
+
+    def __repr__(self) -> str:
+        s = self.statistics
+        return (
+            f"<compiled function {self.name}: {len(self.specialisations)} specialisations, "
+            f"{s.traces} traces, {s.calls} calls>"
+        )
+
+
+def _program(item: Specialisation, occurrence: Occurrence) -> Program | None:
+    if not occurrence.exports:
+        return None
+    return occurrence.program or item.tree.program_of(occurrence)
+
+
+def _exits(occurrence: Occurrence) -> str:
+    guard = occurrence.segment.guard
+    if guard is None:
+        return ""
+    known = [outcomes.describe(guard.kind, key) for key in occurrence.edges]
+    return f", then {guard.kind}() at {guard.loc}: {', '.join(known)}"
+
+
+def _tree_lines(root: Occurrence) -> list[str]:
+    """The tree, indented by depth where it branches. Without recursion: paths may be long."""
+    lines: list[str] = []
+    work: list[tuple[Occurrence, int, str]] = [(root, 1, "")]
+    while work:
+        occurrence, depth, label = work.pop()
+        indent = "  " * min(depth, 20)
+        guard = occurrence.segment.guard
+        count = len(occurrence.segment.builder.nodes)
+        what = f"{guard.kind}() at {guard.loc}" if guard is not None else "return"
+        lines.append(f"{indent}{label}{count} nodes, {occurrence.hits} hits, {what}")
+        kind = guard.kind if guard is not None else ""
+        branches = sorted(occurrence.edges.items(), key=lambda edge: repr(edge[0]), reverse=True)
+        for key, following in branches:
+            deeper = depth + (len(branches) > 1)
+            work.append((following, deeper, f"{_label(kind, key)}: "))
+    return lines
+
+
+def _label(kind: str, key: Hashable) -> str:
+    return outcomes.describe(kind, key)
+
+
+def _costs(item: Specialisation) -> tuple[int, int, int]:
+    kernels = moved = saved = 0
+    for occurrence in item.tree.walk():
+        program = occurrence.program
+        if program is None:
+            continue
+        for executable in (program.forward, *program.backwards):
+            kernels += len(executable.kernels)
+            moved += sum(kernel.bytes for kernel in executable.kernels)
+        if program.backward_graph is not None:
+            inputs = program.backward_graph.inputs[: len(program.saved)]
+            saved += sum(x.type.nbytes for x in inputs)
+    return kernels, moved, saved
+
+
+def _short(value: Any) -> str:
+    name = getattr(value, "__qualname__", None)
+    written = name if name is not None else repr(value)
+    return written if len(written) <= 60 else written[:57] + "..."

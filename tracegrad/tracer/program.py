@@ -1,0 +1,159 @@
+"""The compiled code of one segment: a forward program and, made when first needed, its backward."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tracegrad.log import dump, log
+from tracegrad.config import config
+from tracegrad.ir.differentiate import joint_graph
+from tracegrad.ir.graph import Graph, Node
+from tracegrad.ir.partition import Saved, cut
+from tracegrad.ir.passes import eliminate, optimize, rewrite
+from tracegrad.ir.printer import text
+from tracegrad.ir.structure import structural_key
+from tracegrad.tracer.zeros import without_cotangents
+
+if TYPE_CHECKING:
+    from tracegrad.runtime.executor import Executable, Layout
+
+Array = np.ndarray[Any, Any]
+
+_KEPT = 2048
+_lock = threading.RLock()
+
+
+@dataclass(slots=True)
+class Counters:
+    """How much was compiled in this process."""
+
+    compilations: int = 0
+    seconds: float = 0.0
+
+
+counters = Counters()
+
+_executables: OrderedDict[Hashable, Executable] = OrderedDict()
+_programs: OrderedDict[Hashable, Program] = OrderedDict()
+
+
+def executable_for(graph: Graph, layouts: tuple[Layout, ...]) -> Executable:
+    """The machine code of an optimised graph; graphs of equal structure share it."""
+    key = (structural_key(graph), layouts)
+    with _lock:
+        found = _executables.get(key)
+        if found is not None:
+            _executables.move_to_end(key)
+            return found
+        # Here and not above: the compiler is imported when something first compiles.
+        from tracegrad.runtime.executor import compile_graph
+
+        found = compile_graph(graph, layouts)
+        counters.compilations += 1
+        counters.seconds += found.compile_seconds
+        log("source", lambda: found.source)
+        if config.dump is not None:
+            dump("source", graph.name, found.source)
+        _executables[key] = found
+        if len(_executables) > _KEPT:
+            _executables.popitem(last=False)
+        return found
+
+
+def without_detach(graph: Graph) -> Graph:
+    """The graph after differentiation, when cuts of the gradient have done their work."""
+    return rewrite(graph, _undetached)
+
+
+def _undetached(node: Node) -> Node | None:
+    return node.inputs[0] if node.op.name == "detach" else None
+
+
+class Program:
+    """A graph with the code that computes it, and the code of its gradient.
+
+    wrt      flags the inputs whose cotangents are wanted; `given` the outputs that may get some.
+    saved    where backward finds what it reads: inputs and outputs of `forward`.
+    present  for each input flagged in `wrt`, whether it has a gradient.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        wrt: tuple[bool, ...],
+        given: tuple[bool, ...],
+        layouts: tuple[Layout, ...],
+    ) -> None:
+        self.graph = graph
+        self.wrt = wrt
+        self.given = given
+        self.layouts = layouts
+        self.saved: tuple[Saved, ...] = ()
+        self.present: tuple[bool, ...] = ()
+        self.backward_graph: Graph | None = None
+        self._backwards: dict[tuple[bool, ...], Executable] = {}
+        if any(wrt) and any(given):
+            joint, present = joint_graph(graph, wrt, given)
+            joint = optimize(without_detach(joint))
+            parts = cut(joint, len(graph.inputs), len(graph.outputs), present)
+            self.saved = parts.saved
+            self.present = parts.present
+            self.backward_graph = parts.backward
+            self.forward_graph = eliminate(parts.forward)
+        else:
+            self.forward_graph = optimize(without_detach(graph))
+        self.forward = executable_for(self.forward_graph, layouts)
+
+    def backward(self, mask: tuple[bool, ...]) -> Executable:
+        """The backward program when cotangents came for the outputs flagged in `mask` only.
+
+        `mask` has one flag for each output that is flagged in `given`.
+        """
+        found = self._backwards.get(mask)
+        if found is None:
+            graph = self.masked_backward(mask)
+            layouts = tuple(
+                self.layouts[x.index] if x.kind == "input" else None for x in self.saved
+            ) + (None,) * sum(mask)
+            found = self._backwards[mask] = executable_for(graph, layouts)
+        return found
+
+    def masked_backward(self, mask: tuple[bool, ...]) -> Graph:
+        """The graph of `backward(mask)`."""
+        assert self.backward_graph is not None
+        graph = self.backward_graph
+        if not all(mask):
+            graph = without_cotangents(graph, len(self.saved), mask)
+        return optimize(graph)
+
+    @property
+    def backwards(self) -> Sequence[Executable]:
+        """The backward programs that exist."""
+        return list(self._backwards.values())
+
+
+def program_for(
+    graph: Graph, wrt: tuple[bool, ...], given: tuple[bool, ...], layouts: tuple[Layout, ...]
+) -> Program:
+    """The program of a segment; segments of equal structure share it."""
+    key = (structural_key(graph), wrt, given, layouts)
+    with _lock:
+        found = _programs.get(key)
+        if found is None:
+            log("cache", lambda: f"{graph.name}: new structure, {len(graph.nodes)} nodes")
+            log("trace", lambda: text(graph))
+            if config.dump is not None:
+                dump("trace", graph.name, text(graph, elide=True))
+            found = _programs[key] = Program(graph, wrt, given, layouts)
+            if len(_programs) > _KEPT:
+                _programs.popitem(last=False)
+        else:
+            log("cache", lambda: f"{graph.name}: shares a program of equal structure")
+            _programs.move_to_end(key)
+        return found

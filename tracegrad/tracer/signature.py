@@ -1,0 +1,131 @@
+"""What of a call's arguments picks the compiled code: one hashable key."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tracegrad.ir.types import BY_NUMPY
+from tracegrad.tracer.promotion import get_default_dtype
+from tracegrad.tracer.state import state
+from tracegrad.tracer.tensor import Tensor
+
+Layout = tuple[int, ...]
+
+
+class TensorKey:
+    """Dtype, shape and strides of arrays. There is one of each, so identity is equality."""
+
+    __slots__ = ("dtype", "shape", "strides")
+
+    def __init__(
+        self, dtype: np.dtype[Any], shape: tuple[int, ...], strides: tuple[int, ...] | None
+    ) -> None:
+        self.dtype = dtype
+        self.shape = shape
+        self.strides = strides
+
+    def __repr__(self) -> str:
+        name = BY_NUMPY[self.dtype].short if self.dtype in BY_NUMPY else str(self.dtype)
+        strides = "" if self.strides is None else f" strides {list(self.strides)}"
+        return f"{name}[{', '.join(map(str, self.shape)) or '()'}]{strides}"
+
+
+_keys: dict[Hashable, TensorKey] = {}
+
+
+def key_of_array(array: np.ndarray[Any, Any]) -> TensorKey:
+    """The one `TensorKey` of arrays like this."""
+    strides = None if array.flags.c_contiguous else array.strides
+    found = _keys.get((array.dtype, array.shape, strides))
+    if found is None:
+        key = (array.dtype, array.shape, strides)
+        found = _keys.setdefault(key, TensorKey(*key))
+    return found
+
+
+def key_of(tensor: Tensor) -> TensorKey:
+    """The `TensorKey` of a tensor, remembered on it as long as its array stays the same."""
+    cached = tensor.__dict__.get("_key")
+    if cached is not None and cached[0] is tensor._array:
+        key: TensorKey = cached[1]
+        return key
+    key = key_of_array(tensor._array)
+    tensor.__dict__["_key"] = (tensor._array, key)
+    return key
+
+
+def mode_key() -> Hashable:
+    """What of the thread's modes changes what a function does."""
+    return state.grad_enabled, get_default_dtype()
+
+
+def leaf_key(leaf: Any) -> Hashable:
+    """The part of a dynamic leaf in the key of a call."""
+    if isinstance(leaf, Tensor):
+        return key_of(leaf), leaf.requires_grad
+    if isinstance(leaf, np.ndarray | np.generic):
+        return key_of_array(np.asarray(leaf))
+    return type(leaf)
+
+
+class Binder:
+    """Puts keyword arguments and defaults into their places, so that each call has one form."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._names: tuple[str, ...] = ()
+        self._defaults: dict[str, Any] = {}
+        self._required = 0
+        self._open = False
+        self._keyword_defaults: dict[str, Any] = {}
+        try:
+            self._signature: inspect.Signature | None = inspect.signature(function)
+        except (TypeError, ValueError):
+            self._signature = None
+            return
+        names = []
+        for parameter in self._signature.parameters.values():
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+                names.append(parameter.name)
+                if parameter.default is not parameter.empty:
+                    self._defaults[parameter.name] = parameter.default
+            elif parameter.kind is parameter.VAR_POSITIONAL:
+                self._open = True
+            elif parameter.kind is parameter.KEYWORD_ONLY:
+                if parameter.default is not parameter.empty:
+                    self._keyword_defaults[parameter.name] = parameter.default
+        self._names = tuple(names)
+        self.count = len(names)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Names of the parameters that can be given by position."""
+        return self._names
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a call with every parameter by position has this form already."""
+        return self._signature is not None and not self._keyword_defaults
+
+    def bind(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The call with all that can be positional by position, defaults included.
+
+        TypeError as Python raises it, if the call does not fit the function.
+        """
+        signature = self._signature
+        if signature is None:
+            return args, kwargs
+        if len(args) < len(self._names) and not kwargs:
+            missing = self._names[len(args) :]
+            if all(name in self._defaults for name in missing):
+                args = (*args, *(self._defaults[name] for name in missing))
+                return args, dict(self._keyword_defaults)
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return bound.args, bound.kwargs

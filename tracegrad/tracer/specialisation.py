@@ -1,0 +1,175 @@
+"""One specialisation: a tree of traces, and the checks that a call has to pass to use it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tracegrad.tracer.access import Path as AccessPath
+from tracegrad.tracer.captures import Guard, Survey
+from tracegrad.tracer.recorder import Recorder
+from tracegrad.tracer.recording import Trace
+from tracegrad.tracer.signature import TensorKey, key_of, key_of_array
+from tracegrad.tracer.tensor import Tensor
+from tracegrad.tracer.tree import Tree
+from tracegrad.tracer.views import freeze, memory_root
+
+
+class Specialisation:
+    """The traces for one signature and one state of what the function captures.
+
+    guards    plain values and functions that have to be the same.
+    same      pairs of ways that have to lead to one object, as they did.
+    pattern   which inputs share memory, where the function writes into inputs.
+    aliases   views among the inputs are represented by their bases.
+    """
+
+    def __init__(
+        self, name: str, key: tuple[Hashable, ...], fields: dict[str, str], aliases: bool
+    ) -> None:
+        self.key = key
+        self.fields = fields
+        self.aliases = aliases
+        self.tree = Tree(name)
+        self.guards: list[Guard] = []
+        self.same: list[tuple[AccessPath, AccessPath]] = []
+        self.hits = 0
+        self.last_used = 0
+        self._guarded: set[AccessPath] = set()
+        self._captured: list[tuple[int, AccessPath, str, TensorKey | None, bool]] = []
+        self._pattern: Hashable = None
+        self._watch_pattern = False
+        # Inputs are the arguments themselves, in their order, and nothing else has to be looked at.
+        self._direct = False
+
+    def add(
+        self,
+        trace: Trace,
+        recorder: Recorder,
+        survey: Survey,
+        leaves: Sequence[Any],
+    ) -> None:
+        """Put a trace into the tree, and what it depends on among the checks."""
+        inputs = recorder.inputs
+        self.tree.extend(trace)
+        for guard in (*survey.guards, *recorder.guards):
+            if guard.path not in self._guarded:
+                self._guarded.add(guard.path)
+                self.guards.append(guard)
+        known = set(self.same)
+        self.same.extend(pair for pair in survey.twins if pair not in known)
+        for item in inputs:
+            other = survey.tensors.get(id(item.tensor))
+            if other is not None and other != item.path and (item.path, other) not in known:
+                self.same.append((item.path, other))
+        self._captured = []
+        for i, item in enumerate(inputs):
+            if self.tree.positions[i] is None:
+                has_key = item.kind in ("tensor", "array")
+                key = key_of_array(item.tensor._array) if has_key else None
+                self._captured.append((i, item.path, item.kind, key, item.differentiable))
+        end = trace.end
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        repeated = len(set(map(id, tensors))) != len(tensors)
+        if trace.writes_inputs or end.writes or end.grad_writes or end.flags or repeated:
+            self._watch_pattern = True
+        if self._watch_pattern:
+            self._pattern = pattern([*leaves, *self.objects(recorder, leaves)])
+        self._direct = (
+            not self.guards
+            and not self.same
+            and not self._watch_pattern
+            and self.tree.positions == list(range(len(leaves)))
+        )
+
+    def forget_tensors(self) -> None:
+        """Do not keep the tensors of the traced call alive."""
+        inputs = self.tree.inputs
+        self.tree.inputs = [dataclasses.replace(item, tensor=None) for item in inputs]
+
+    def restart(self, name: str) -> None:
+        """Drop all traces: they will be made again, with other inputs."""
+        self.tree = Tree(name)
+        self._captured = []
+
+    def objects(self, recorder: Recorder, leaves: Sequence[Any]) -> list[Any]:
+        """The inputs of the call that was just traced: what stood there before it ran."""
+        found: list[Any] = []
+        for item, position in zip(recorder.inputs, self.tree.positions, strict=True):
+            if position is not None:
+                found.append(leaves[position])
+            elif item.kind == "tensor":
+                found.append(item.tensor)
+            elif item.kind == "array":
+                found.append(item.tensor._array)
+            else:
+                found.append(item.path.read(leaves))
+        return found
+
+    def gather(self, leaves: Sequence[Any]) -> Sequence[Any] | None:
+        """The inputs of a call with this signature; None if a check fails."""
+        if self._direct:
+            return leaves
+        for guard in self.guards:
+            if not guard.holds(leaves):
+                return None
+        for first, second in self.same:
+            if first.get(leaves) is not second.get(leaves):
+                return None
+        inputs = [None if p is None else leaves[p] for p in self.tree.positions]
+        for i, path, kind, key, differentiable in self._captured:
+            value = path.get(leaves)
+            if kind == "tensor":
+                if not isinstance(value, Tensor) or key_of(value) is not key:
+                    return None
+                if value.requires_grad is not differentiable:
+                    return None
+            elif kind == "array":
+                if not isinstance(value, np.ndarray) or key_of_array(value) is not key:
+                    return None
+            inputs[i] = value
+        if self._watch_pattern and pattern([*leaves, *inputs]) != self._pattern:
+            return None
+        return inputs
+
+    def difference(self, leaves: Sequence[Any]) -> list[str]:
+        """What of the checks a call does not pass."""
+        found = [g.difference(leaves) for g in self.guards if not g.holds(leaves)]
+        for first, second in self.same:
+            if first.get(leaves) is not second.get(leaves):
+                found.append(f"{first} and {second} were one object and are two")
+        for _, path, kind, key, differentiable in self._captured:
+            value = path.get(leaves)
+            if kind == "tensor":
+                if not isinstance(value, Tensor):
+                    found.append(f"{path}: tensor -> {type(value).__name__}")
+                elif key_of(value) is not key:
+                    found.append(f"{path}: {key} -> {key_of(value)}")
+                elif value.requires_grad is not differentiable:
+                    found.append(f"{path}: requires_grad {differentiable} -> {value.requires_grad}")
+            elif kind == "array" and isinstance(value, np.ndarray):
+                if key_of_array(value) is not key:
+                    found.append(f"{path}: {key} -> {key_of_array(value)}")
+        return found or ["which of the arguments share memory"]
+
+
+def arrays(inputs: Sequence[Any]) -> list[Any]:
+    """What compiled code gets for the inputs of a call."""
+    return [x._array if isinstance(x, Tensor) else x for x in inputs]
+
+
+def pattern(values: Sequence[Any]) -> Hashable:
+    """Which tensors are the same, which share memory, and through which views."""
+    identities: dict[int, int] = {}
+    storages: dict[int, int] = {}
+    found = []
+    for value in values:
+        if isinstance(value, Tensor):
+            same = identities.setdefault(id(value), len(identities))
+            shared = storages.setdefault(id(value._storage), len(storages))
+            plain = value._base is None and value._alias is None
+            found.append((same, shared, () if plain else freeze(memory_root(value)[1])))
+    return tuple(found)

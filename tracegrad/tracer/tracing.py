@@ -1,0 +1,206 @@
+"""One trace: a function runs under a recorder, and what it did becomes a path. Nothing stays changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tracegrad.tracer import access
+from tracegrad.tracer.captures import Survey
+from tracegrad.tracer.recorder import Recorder, parent_of, storage_of
+from tracegrad.tracer.recording import (
+    End,
+    Flag,
+    GradWrite,
+    Ref,
+    Result,
+    Steps,
+    Trace,
+    TraceInput,
+    Write,
+)
+from tracegrad.tracer.state import state
+from tracegrad.tracer.structure import flatten, substitute
+from tracegrad.tracer.tape import Node, OpNode
+from tracegrad.tracer.tensor import Tensor, wrap
+from tracegrad.tracer.views import freeze
+
+
+def record(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    leaves: Sequence[Any],
+    names: Sequence[str],
+    survey: Survey,
+    keep_first: bool,
+    known: Sequence[TraceInput] = (),
+    aliases: bool = False,
+    script: Sequence[Hashable] = (),
+) -> tuple[Trace, Recorder]:
+    """Run `function` once and take back everything that it did to tensors.
+
+    `names`: of each leaf. `keep_first`: the first argument is the object of a method, and left
+    alone. Whatever the function raises comes out, with every tensor as it was.
+    AliasesMatter: it has to be recorded again with `aliases=True`.
+    """
+    stand_ins = [stand_in(leaf) for leaf in leaves]
+    arguments = [
+        (access.of_argument(i, names[i]), kind, tensor)
+        for i, (kind, tensor) in enumerate(stand_ins)
+    ]
+    remaining = iter([tensor for _, tensor in stand_ins])
+
+    own, rest = (args[:1], args[1:]) if keep_first else ((), args)
+    rest = tuple(substitute(value, lambda leaf: next(remaining)) for value in rest)
+    kwargs = {name: None for name in kwargs} | {
+        name: substitute(kwargs[name], lambda leaf: next(remaining)) for name in sorted(kwargs)
+    }
+    from tracegrad.runtime.random import default_generator
+
+    generator = default_generator
+    mark = generator.seed, generator.offset
+    recorder = Recorder(arguments, survey, known, aliases=aliases, script=script, offset=mark[1])
+    before = state.grad_enabled
+    state.recorder = recorder
+    try:
+        result = function(*own, *rest, **kwargs)
+        end = _end(recorder, result, [tensor for _, tensor in stand_ins])
+        end.draws = generator.offset - mark[1]
+    finally:
+        state.recorder = None
+        state.grad_enabled = before
+        recorder.undo.revert()
+        generator.seed, generator.offset = mark
+    trace = Trace(
+        recorder.inputs, recorder.segments, recorder.outcomes, end, recorder.writes_inputs
+    )
+    return trace, recorder
+
+
+def stand_in(leaf: Any) -> tuple[str, Tensor]:
+    """What the function gets for a dynamic leaf, and its kind."""
+    if isinstance(leaf, Tensor):
+        return "tensor", leaf
+    if isinstance(leaf, np.ndarray | np.generic):
+        return "array", wrap(np.asarray(leaf))
+    kind = "float" if type(leaf) is float else "int"
+    tensor = wrap(np.asarray(leaf, np.float64 if kind == "float" else np.int64))
+    tensor._weak = True
+    return kind, tensor
+
+
+def _end(recorder: Recorder, returned: Any, stand_ins: Sequence[Tensor]) -> End:
+    found: list[Any] = []
+    structure = flatten(returned, found, objects=True)
+    results = []
+    seen: dict[int, int] = {}
+    memory: dict[Ref, int] = {}
+    for i, leaf in enumerate(found):
+        result = _result(recorder, leaf, stand_ins)
+        twin = seen.setdefault(id(leaf), i)
+        if isinstance(leaf, Tensor) and twin == i and result.kind == "value":
+            first = memory.setdefault(result.ref, i)
+            twin = -1 - first if first != i else i
+        if twin != i:
+            result = replace(result, twin=twin)
+        results.append(result)
+    writes = []
+    for item in recorder.memories.values():
+        if item.version and not item.created:
+            assert item.value is not None
+            number = item.inputs[0]
+            root = recorder.inputs[number].tensor
+            if item.value.ref != (-1, number):
+                tracked = item.value.differentiable and root.grad_fn is not None
+                writes.append(Write(number, item.value.ref, tracked))
+    return End(
+        structure,
+        tuple(results),
+        tuple(writes),
+        _grad_writes(recorder),
+        _flags(recorder),
+    )
+
+
+def _result(recorder: Recorder, leaf: Any, stand_ins: Sequence[Tensor]) -> Result:
+    if not isinstance(leaf, Tensor):
+        for i, tensor in enumerate(stand_ins):
+            if isinstance(leaf, np.ndarray) and tensor._array is leaf:
+                return Result("input", (-1, recorder.number_of(tensor)))
+        return Result("constant", (-1, -1), constant=leaf)
+    if recorder.is_input(leaf):
+        return Result("input", (-1, recorder.number_of(leaf)))
+    memory = recorder.memories.get(id(storage_of(leaf)))
+    if memory is None or not memory.created:
+        shared = _shared(recorder, leaf)
+        if shared is not None:
+            return shared
+    value = recorder.value_of(leaf)
+    differentiable = leaf.requires_grad and value.differentiable
+    freed = leaf.requires_grad and is_freed(leaf)
+    return Result(
+        "value",
+        value.ref,
+        differentiable=differentiable and not freed,
+        weak=leaf._weak,
+        freed=freed,
+    )
+
+
+def _shared(recorder: Recorder, leaf: Tensor) -> Result | None:
+    """A result that shares memory with an input is made again from that input."""
+    steps: Steps = ()
+    source: Tensor | None = leaf
+    while source is not None:
+        if recorder.is_input(source):
+            number = recorder.number_of(source)
+            detached = not leaf.requires_grad and source.requires_grad
+            return Result("view", (-1, number), steps=steps, detached=detached)
+        source, lead = parent_of(source)
+        steps = freeze(lead) + steps
+    return None
+
+
+def is_freed(tensor: Tensor) -> bool:
+    """Whether backward came through the tape of `tensor` and freed it."""
+    work: list[Node | None] = [tensor.grad_fn]
+    seen: set[Node] = set()
+    while work:
+        node = work.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, OpNode) and node.saved is None:
+            return True
+        work.extend(following for following, _ in node.edges)
+    return False
+
+
+def _grad_writes(recorder: Recorder) -> tuple[GradWrite, ...]:
+    found = []
+    for number, tensor in recorder.grad_written.items():
+        gradient = tensor._grad
+        if gradient is recorder.undo.before(tensor).get("_grad"):
+            continue
+        if gradient is None:
+            found.append(GradWrite(number, None))
+        elif recorder.is_input(gradient):
+            found.append(GradWrite(number, None, recorder.number_of(gradient)))
+        else:
+            found.append(GradWrite(number, recorder.value_of(gradient).ref))
+    return tuple(found)
+
+
+def _flags(recorder: Recorder) -> tuple[Flag, ...]:
+    found = []
+    for number, item in enumerate(recorder.inputs):
+        if item.kind != "tensor" or item.tensor.grad_fn is not None:
+            continue
+        before = recorder.undo.before(item.tensor).get("_requires_grad", False)
+        if item.tensor._requires_grad != before:
+            found.append(Flag(number, item.tensor._requires_grad))
+    return tuple(found)

@@ -1,0 +1,355 @@
+"""The tree of traces of one signature: segments, and after each guard one way on for each outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tracegrad.errors import TraceError
+from tracegrad.ir.graph import Builder, Graph, Node
+from tracegrad.ir.types import TensorType
+from tracegrad.tracer import outcomes
+from tracegrad.tracer.program import Program, program_for
+from tracegrad.tracer.recording import End, Ref, Segment, Trace, TraceInput
+from tracegrad.tracer.signature import Layout
+
+Array = np.ndarray[Any, Any]
+
+
+class Occurrence:
+    """A segment at its place in the tree.
+
+    exports  positions of the nodes that others read; only ever appended to, so numbers stay valid.
+    carries  for each export, whether a cotangent may come back to it.
+    sources  for each input of the segment: (number of the segment, number among its exports).
+    edges    the ways on, by the guard's outcome. `guard` says where its value is.
+    end      how the path ends, where it ends here.
+    """
+
+    __slots__ = (
+        "carries",
+        "edges",
+        "end",
+        "exports",
+        "guard",
+        "hits",
+        "key",
+        "number_of",
+        "program",
+        "segment",
+        "sources",
+        "wrt",
+    )
+
+    def __init__(self, segment: Segment) -> None:
+        self.segment = segment
+        self.key = segment.key()
+        self.exports: list[int] = []
+        self.number_of: dict[int, int] = {}
+        self.carries: list[bool] = []
+        self.sources: list[Ref] = []
+        self.wrt: tuple[bool, ...] = ()
+        self.guard: Ref | None = None
+        self.edges: dict[Hashable, Occurrence] = {}
+        self.end: End | None = None
+        self.program: Program | None = None
+        self.hits = 0
+
+    def export(self, position: int, carries: bool) -> int:
+        """The number of the node at `position` among the exports."""
+        node = self.segment.builder.nodes[position]
+        carries = carries and node.dtype.is_floating_point
+        number = self.number_of.get(position)
+        if number is None:
+            number = self.number_of[position] = len(self.exports)
+            self.exports.append(position)
+            self.carries.append(carries)
+            self.program = None
+        elif carries and not self.carries[number]:
+            self.carries[number] = True
+            self.program = None
+        return number
+
+
+class Path:
+    """One way through a tree, with all that a call needs to know of its end.
+
+    refs           where each computed result is, by number among the exports of its segment.
+    output_refs    the values that may get a cotangent: differentiable results, then writes.
+    output_number  of each result, its number among those; `write_number` of each write.
+    twins          results that share memory: (result, an earlier one), or -1 - earlier for the same
+                   memory in another tensor.
+    """
+
+    def __init__(self, tree: Tree, occurrences: list[Occurrence], end: End) -> None:
+        self.occurrences = occurrences
+        self.end = end
+        self.differentiable = end.differentiable
+        self.last_used = 0
+        self.whole: dict[Any, Graph] = {}
+        self.refs = [self._resolve(r.ref) if r.kind == "value" else r.ref for r in end.results]
+        self.write_refs = [self._resolve(w.ref) for w in end.writes]
+        self.grad_refs = [None if g.ref is None else self._resolve(g.ref) for g in end.grad_writes]
+        self.has_effects = bool(end.writes or end.grad_writes or end.flags or end.draws)
+        self.written = {w.input for w in end.writes}
+        self.differentiable_inputs = [
+            i for i, item in enumerate(tree.inputs) if item.differentiable
+        ]
+        self.output_refs: list[Ref] = []
+        self.output_number: dict[int, int] = {}
+        self.write_number: dict[int, int] = {}
+        self.output_positions: list[int] = []
+        types: list[TensorType] = []
+        self.computed = 0
+        for i, result in enumerate(end.results):
+            if result.kind != "value":
+                continue
+            if result.differentiable:
+                self.output_number[i] = len(self.output_refs)
+                self.output_refs.append(self.refs[i])
+                self.output_positions.append(self.computed)
+                types.append(self._type(tree, result.ref))
+            self.computed += 1
+        for i, write in enumerate(end.writes):
+            if write.differentiable:
+                self.write_number[i] = len(self.output_refs)
+                self.output_refs.append(self.write_refs[i])
+                self.output_positions.append(self.computed)
+                types.append(self._type(tree, write.ref))
+            self.computed += 1
+        self.output_types = tuple(types)
+        self.twins = [(i, r.twin) for i, r in enumerate(end.results) if r.twin is not None]
+
+    def _resolve(self, ref: Ref) -> Ref:
+        return resolve(ref, self.occurrences)
+
+    def _type(self, tree: Tree, ref: Ref) -> TensorType:
+        if ref[0] < 0:
+            return tree.inputs[ref[1]].type
+        return self.occurrences[ref[0]].segment.builder.nodes[ref[1]].type
+
+
+def resolve(ref: Ref, path: Sequence[Occurrence]) -> Ref:
+    """A reference by position as one by number among the exports."""
+    return ref if ref[0] < 0 else (ref[0], path[ref[0]].number_of[ref[1]])
+
+
+class Tree:
+    """All traces of one signature, with what guards them."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.inputs: list[TraceInput] = []
+        self.root: Occurrence | None = None
+        self.paths: dict[Occurrence, Path] = {}
+        self.layouts: list[Layout | None] = []
+        # Of each input the number of the argument that it is; None for what is captured.
+        self.positions: list[int | None] = []
+        self.differentiable = False
+        self.writes_inputs = False
+
+    def extend(self, trace: Trace) -> Path:
+        """Add a path. TraceError if it does not begin as the known ones do."""
+        self.inputs = trace.inputs
+        self.writes_inputs |= trace.writes_inputs
+        self.layouts = [
+            layout_of(item.tensor._array) if item.kind in ("tensor", "array") else None
+            for item in self.inputs
+        ]
+        self.positions = [
+            item.path.position if item.kind not in ("seed", "offset") else None
+            for item in self.inputs
+        ]
+        differentiable = self.differentiable or trace.end.differentiable
+        occurrences: list[Occurrence] = []
+        parent: Occurrence | None = None
+        for i, segment in enumerate(trace.segments):
+            occurrence = self._place(parent, trace.outcomes[i - 1] if i else None, segment)
+            occurrences.append(occurrence)
+            parent = occurrence
+        assert parent is not None
+        for i, (occurrence, segment) in enumerate(zip(occurrences, trace.segments, strict=True)):
+            self._connect(occurrences[: i + 1], occurrence, segment)
+        for ref, carries in trace.end.refs():
+            if ref[0] >= 0:
+                occurrences[ref[0]].export(ref[1], carries)
+        if differentiable and not self.differentiable:
+            self.differentiable = True
+            for occurrence in self.walk():
+                occurrence.program = None
+        parent.end = trace.end
+        path = self.paths[parent] = Path(self, occurrences, trace.end)
+        return path
+
+    def _place(self, parent: Occurrence | None, outcome: Hashable, segment: Segment) -> Occurrence:
+        found = self.root if parent is None else parent.edges.get(outcome)
+        if found is None:
+            found = Occurrence(segment)
+            if parent is None:
+                self.root = found
+            else:
+                parent.edges[outcome] = found
+            return found
+        self._check_equal(found, segment)
+        return found
+
+    def _check_equal(self, known: Occurrence, segment: Segment) -> None:
+        key = segment.key()
+        before, now = known.segment.guard, segment.guard
+        same_guard = (before and before.key()) == (now and now.key())
+        if key == known.key and same_guard:
+            return
+        where = "its guard"
+        for a, b, node in zip(key[1], known.key[1], segment.builder.nodes, strict=False):  # type: ignore[call-overload]
+            if a != b:
+                where = f"{node.op.name} at {node.loc}"
+                break
+        raise TraceError(
+            f"{self.name}: traced once more with equal inputs and equal outcomes of its conditions, the "
+            f"function did something else, first in {where}. It depends on something that is no "
+            "argument, global or attribute that its code names: a random number of Python, the time, "
+            "or an object that changed. Pass it as an argument"
+        )
+
+    def _connect(
+        self, path: Sequence[Occurrence], occurrence: Occurrence, segment: Segment
+    ) -> None:
+        for source in segment.sources:
+            if source.segment >= 0:
+                path[source.segment].export(source.position, source.differentiable)
+        if not occurrence.sources:
+            occurrence.sources = [resolve(source.ref, path) for source in segment.sources]
+            occurrence.wrt = tuple(source.differentiable for source in segment.sources)
+        guard = segment.guard
+        if guard is not None:
+            if guard.ref[0] >= 0:
+                path[guard.ref[0]].export(guard.ref[1], False)
+            occurrence.guard = resolve(guard.ref, path)
+
+    def ends(self) -> list[tuple[Occurrence, Path]]:
+        """Every path, by the occurrence where it ends."""
+        return list(self.paths.items())
+
+    def drop(self, end: Occurrence) -> bool:
+        """Take a path away, and the segments that only it had; False if none is left."""
+        path = self.paths.pop(end)
+        for parent, child in zip(
+            reversed(path.occurrences[:-1]), reversed(path.occurrences[1:]), strict=True
+        ):
+            for outcome, following in list(parent.edges.items()):
+                if following is child:
+                    del parent.edges[outcome]
+            if parent.edges:
+                break
+        return bool(self.paths)
+
+    def walk(self) -> list[Occurrence]:
+        """Every occurrence."""
+        found = [self.root] if self.root is not None else []
+        for occurrence in found:
+            found.extend(occurrence.edges.values())
+        return found
+
+    def program_of(self, occurrence: Occurrence) -> Program:
+        """The compiled code of an occurrence, which has exports."""
+        segment = occurrence.segment
+        graph = segment.graph(occurrence.exports)
+        graph = Graph(self.name, graph.inputs, graph.nodes, graph.outputs, graph.origin)
+        layouts = tuple(
+            self.layouts[number] if where < 0 else None for where, number in occurrence.sources
+        )
+        wrt = occurrence.wrt if self.differentiable else (False,) * len(layouts)
+        given = tuple(occurrence.carries) if self.differentiable else (False,) * len(graph.outputs)
+        program = occurrence.program = program_for(graph, wrt, given, layouts)
+        return program
+
+    def whole_graph(self, path: Path, count: int) -> Graph:
+        """A path as one graph, without its guards: `count` inputs of the trace to what the end reads.
+
+        Outputs: the results that are computed, then the values written into inputs.
+        """
+        with Builder(self.name) as builder:
+            inputs = [builder.input(item.type, item.name) for item in self.inputs[:count]]
+            values: dict[Ref, Node] = {(-1, i): node for i, node in enumerate(inputs)}
+            for depth, occurrence in enumerate(path.occurrences):
+                segment = occurrence.segment
+                new: dict[Node, Node] = {}
+                for node, source in zip(segment.builder.inputs, segment.sources, strict=True):
+                    new[node] = values[source.ref]
+                for position, node in enumerate(segment.builder.nodes):
+                    new[node] = builder.adopt(node, [new[x] for x in node.inputs])
+                    values[depth, position] = new[node]
+            refs = [r.ref for r in path.end.results if r.kind == "value"]
+            refs += [w.ref for w in path.end.writes]
+            return builder.finish([values[ref] for ref in refs])
+
+
+class Run:
+    """One call of the compiled code: the values of each segment, and the path that it took."""
+
+    __slots__ = ("arguments", "values")
+
+    def __init__(self, inputs: list[Any]) -> None:
+        # values[-1 + 1] are the inputs, values[d + 1] the outputs of the segment number d.
+        self.values: list[list[Any]] = [inputs]
+        self.arguments: list[list[Any]] = []
+
+    def value(self, ref: Ref) -> Any:
+        """The value at a resolved reference."""
+        return self.values[ref[0] + 1][ref[1]]
+
+
+class MissingEdge(Exception):
+    """A guard had an outcome that no trace has seen. `outcomes`: those up to here."""
+
+    def __init__(self, taken: list[Hashable], occurrence: Occurrence) -> None:
+        super().__init__("a new outcome")
+        self.outcomes = taken
+        self._occurrence = occurrence
+
+    @property
+    def reason(self) -> str:
+        """The condition, what it was and what it is."""
+        guard = self._occurrence.segment.guard
+        assert guard is not None
+        known = [outcomes.describe(guard.kind, key) for key in self._occurrence.edges]
+        new = outcomes.describe(guard.kind, self.outcomes[-1])
+        return f"{guard.kind}() at {guard.loc}: {' or '.join(known[:3])} -> {new}"
+
+
+def run(tree: Tree, inputs: list[Any]) -> tuple[Path, Run]:
+    """Run the compiled code. MissingEdge where it goes a way that was not traced."""
+    occurrence = tree.root
+    assert occurrence is not None
+    state = Run(inputs)
+    values = state.values
+    taken: list[Hashable] = []
+    while True:
+        occurrence.hits += 1
+        arguments = [values[where + 1][number] for where, number in occurrence.sources]
+        state.arguments.append(arguments)
+        if occurrence.exports:
+            program = occurrence.program or tree.program_of(occurrence)
+            values.append(program.forward(arguments))
+        else:
+            values.append([])
+        if occurrence.guard is None:
+            return tree.paths[occurrence], state
+        guard = occurrence.segment.guard
+        assert guard is not None
+        where, number = occurrence.guard
+        outcome = outcomes.of_value(guard.kind, values[where + 1][number])
+        taken.append(outcome)
+        following = occurrence.edges.get(outcome)
+        if following is None:
+            raise MissingEdge(taken, occurrence)
+        occurrence = following
+
+
+def layout_of(array: Array) -> Layout | None:
+    """Element strides of an array that is not C-contiguous."""
+    if array.flags.c_contiguous:
+        return None
+    return tuple(stride // array.itemsize for stride in array.strides)
