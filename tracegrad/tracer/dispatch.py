@@ -92,6 +92,9 @@ def apply(
     output: Tensor = _new(Tensor)
     if call.is_view and _shares(result, arrays[0]):
         _become_view(output, inputs[0], op, params)
+        if not result.flags.writeable and arrays[0].flags.writeable:
+            # NumPy gives broadcast views read-only. Here a write is refused where elements really repeat.
+            result.flags.writeable = True
     else:
         if (
             result.base is not None

@@ -68,10 +68,12 @@ def assign(target: Tensor, value: Tensor, name: str, *, since: int, grad_name: s
 def check_writable(target: Tensor, value: Tensor | None = None) -> None:
     """Raise the error of a write into `target` that autograd forbids or memory makes ambiguous."""
     array = target._array
-    if not array.flags.writeable and any(
+    if any(
         stride == 0 and size > 1 for stride, size in zip(array.strides, array.shape, strict=True)
     ):
         raise locate(ShapeError(OVERLAP))
+    if not array.flags.writeable:
+        raise locate(ShapeError("the NumPy array that this tensor shares memory with is read-only"))
     if not state.grad_enabled:
         return
     if target._requires_grad and target.grad_fn is None:
@@ -99,7 +101,7 @@ def write(target: Tensor, value: Tensor, name: str, since: int, grad_name: str) 
         _keep_old_values(value, target._storage, since)
     if recorder is not None:
         recorder.before_write(target)
-    _store(target, value._array)
+    np.copyto(target._array, value._array)
     storage = target._storage
     storage.version += 1
     storage.written_by = name
@@ -108,16 +110,6 @@ def write(target: Tensor, value: Tensor, name: str, since: int, grad_name: str) 
         recorder.mutate(target, value)
     if tracked:
         _rebase(target, value, edges, grad_name)
-
-
-def _store(target: Tensor, array: np.ndarray[Any, Any]) -> None:
-    memory = target._array
-    if not memory.flags.writeable:
-        # `expand` by NumPy is read-only even where no element is repeated.
-        memory = np.lib.stride_tricks.as_strided(
-            memory, memory.shape, memory.strides, writeable=True
-        )
-    np.copyto(memory, array)
 
 
 def _keep_old_values(value: Tensor, storage: Storage, since: int) -> None:
