@@ -20,6 +20,7 @@ from tracegrad.ir.types import (
     promote_types,
     uint8,
 )
+from tracegrad.runtime.random import Generator
 from tracegrad.tracer import functions as _functions
 from tracegrad.tracer import methods as _methods
 from tracegrad.tracer import movement as _movement
@@ -51,10 +52,10 @@ from tracegrad.tracer.grad_mode import (
     no_grad,
     set_grad_enabled,
 )
-from tracegrad.runtime.random import Generator
 from tracegrad.tracer.printing import set_printoptions
 from tracegrad.tracer.promotion import get_default_dtype, result_type, set_default_dtype
 from tracegrad.tracer.tensor import Size, Tensor
+from tracegrad.tracer.transforms import grad, hessian, jacfwd, jacrev, jvp, value_and_grad, vjp
 
 float = float32
 double = float64
@@ -69,6 +70,74 @@ e = math.e
 inf = math.inf
 nan = math.nan
 newaxis = None
+
+__all__ = [
+    "Device",
+    "Generator",
+    "Size",
+    "Tensor",
+    "arange",
+    "as_tensor",
+    "autograd",
+    "bool_",
+    "compile",
+    "device",
+    "dtype",
+    "empty",
+    "empty_like",
+    "enable_grad",
+    "eye",
+    "float16",
+    "float32",
+    "float64",
+    "from_numpy",
+    "full",
+    "full_like",
+    "get_default_dtype",
+    "grad",
+    "hessian",
+    "inference_mode",
+    "int16",
+    "int32",
+    "int64",
+    "int8",
+    "is_grad_enabled",
+    "is_inference_mode_enabled",
+    "is_tensor",
+    "jacfwd",
+    "jacrev",
+    "jvp",
+    "linalg",
+    "linspace",
+    "nn",
+    "no_grad",
+    "ones",
+    "ones_like",
+    "promote_types",
+    "random",
+    "result_type",
+    "set_default_dtype",
+    "set_grad_enabled",
+    "set_printoptions",
+    "tensor",
+    "uint8",
+    "value_and_grad",
+    "vjp",
+    "zeros",
+    "zeros_like",
+    "float",
+    "double",
+    "half",
+    "short",
+    "int",
+    "long",
+    "bool",
+    "pi",
+    "e",
+    "inf",
+    "nan",
+    "newaxis",
+]
 
 __version__ = "0.1.0.dev0"
 

@@ -49,7 +49,16 @@ KINDS = (
     "gather",
 )
 
-WRITES = ("inplace_unary", "inplace_binary", "inplace_scalar", "copy", "zero", "fill", "setitem", "set_mask")
+WRITES = (
+    "inplace_unary",
+    "inplace_binary",
+    "inplace_scalar",
+    "copy",
+    "zero",
+    "fill",
+    "setitem",
+    "set_mask",
+)
 
 numbers = st.integers(0, 11)
 steps = st.builds(Step, st.sampled_from(KINDS), numbers, numbers, numbers, numbers)

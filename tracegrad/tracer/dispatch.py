@@ -176,7 +176,7 @@ def _own(result: Array, arrays: Sequence[Array]) -> Array:
 def _become_view(output: Tensor, source: Tensor, op: Op, params: dict[str, Any]) -> None:
     output._storage = source._storage
     step = (op, params)
-    if state.inference or (not state.grad_enabled and source.requires_grad):
+    if state.inference or source._no_grad_view or (not state.grad_enabled and source.requires_grad):
         output._alias = (source, (step,))
         output._no_grad_view = not state.inference
         return

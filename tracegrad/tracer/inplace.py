@@ -18,7 +18,7 @@ from tracegrad.tracer.state import state
 from tracegrad.tracer.storage import Storage
 from tracegrad.tracer.tape import Edge, OpNode, Saved, edge_of, mark, node_class
 from tracegrad.tracer.tensor import Tensor
-from tracegrad.tracer.views import freeze, write_pullback
+from tracegrad.tracer.views import freeze, memory_root, write_pullback
 
 LEAF = "a leaf Variable that requires grad is being used in an in-place operation."
 LEAF_VIEW = "a view of a leaf Variable that requires grad is being used in an in-place operation."
@@ -83,7 +83,8 @@ def check_writable(target: Tensor, value: Tensor | None = None) -> None:
         raise locate(GradError(LEAF_VIEW))
     if target._no_grad_view and target._alias is not None:
         tracked = value is not None and value.requires_grad
-        if tracked or target._alias[0].requires_grad:
+        root, _ = memory_root(target)
+        if tracked or root.requires_grad:
             raise locate(GradError(NO_GRAD_VIEW))
 
 

@@ -53,6 +53,21 @@ def is_number(value: object) -> bool:
     return isinstance(value, (bool, int, float, np.bool_, np.integer, np.floating))
 
 
+def only_numbers(operands: Sequence[Any]) -> bool:
+    """Whether the operands are Python numbers, at least one of them an argument of a compiled
+    function.
+    """
+    weak = False
+    for operand in operands:
+        if isinstance(operand, Tensor):
+            if not operand._weak:
+                return False
+            weak = True
+        elif not is_number(operand):
+            return False
+    return weak
+
+
 def result_type(*operands: Any) -> DType:
     """The dtype of an operation on the operands: tensors, numbers or dtypes.
 
@@ -60,11 +75,13 @@ def result_type(*operands: Any) -> DType:
     result only by a higher category (bool < integral < floating).
     """
     ranks: list[DType | None] = [None, None, None]
+    # Among themselves the numbers of a compiled function compute as Python's do.
+    alone = only_numbers(operands)
     for operand in operands:
         if isinstance(operand, Tensor):
             rank = 2 if operand._weak else (0 if operand.ndim else 1)
             dtype = operand.dtype
-            if operand._weak and dtype.is_floating_point:
+            if operand._weak and dtype.is_floating_point and not alone:
                 dtype = _default
         elif isinstance(operand, DType):
             rank = 0
@@ -72,6 +89,8 @@ def result_type(*operands: Any) -> DType:
         elif is_number(operand):
             rank = 2
             dtype = number_dtype(operand)
+            if alone and dtype.is_floating_point:
+                dtype = T.float64
         else:
             raise locate(
                 ArgumentError(f"expected a tensor or a number, not {type(operand).__name__}")
