@@ -1,4 +1,6 @@
-"""What a user sees when something is wrong: PyTorch's message, the user's line, and tensors as they were."""
+"""What a user sees when something is wrong: PyTorch's message, the user's line, and tensors as they
+were.
+"""
 
 from pathlib import Path
 
@@ -139,7 +141,7 @@ def test_error(case, kind, message):
 
 
 def test_the_source_line_is_shown():
-    with pytest.raises(RuntimeError, match="return tg.ones"):
+    with pytest.raises(RuntimeError, match=r"return tg\.ones"):
         wrong_shapes()
 
 

@@ -1,4 +1,6 @@
-"""Tensors without gradients: making them, their attributes, views, conversions, operators, printing."""
+"""Tensors without gradients: making them, their attributes, views, conversions, operators,
+printing.
+"""
 
 import copy
 import math

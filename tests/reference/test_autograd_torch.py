@@ -1,4 +1,6 @@
-"""Random programs of views, in-place operations and backward: the same values and gradients as PyTorch's."""
+"""Random programs of views, in-place operations and backward: the same values and gradients as
+PyTorch's.
+"""
 
 import math
 from dataclasses import dataclass
@@ -135,7 +137,9 @@ def attempt(module, tensors, step):
 
 
 def gradients(module, tensors, variables, seed):
-    """The gradients of a weighted sum of all tensors that have one; the error's kind if there is one."""
+    """The gradients of a weighted sum of all tensors that have one; the error's kind if there is
+    one.
+    """
     rng = np.random.default_rng(seed)
     total = 0
     for x in tensors:
@@ -226,7 +230,7 @@ def random_index(draw, shape):
 @st.composite
 def indexings(draw):
     shape = tuple(draw(st.lists(st.integers(1, 4), min_size=1, max_size=4)))
-    return shape, random_index(draw, shape), draw(st.integers(0, 3)), draw(st.booleans())
+    return shape, random_index(draw, shape), draw(st.integers(0, 3))
 
 
 def tensors_in(index, module):
@@ -245,7 +249,7 @@ def outcome(function):
 @settings(max_examples=400, deadline=None)
 @given(indexings())
 def test_indexing(case):
-    shape, index, trailing, repeat = case
+    shape, index, trailing = case
     values = np.random.default_rng(0).uniform(size=shape)
     x = torch.tensor(values, requires_grad=True)
     y = tg.tensor(values, requires_grad=True)
@@ -279,7 +283,9 @@ DTYPES = (*FLOATS, "int8", "uint8", "int16", "int32", "int64", "bool")
 
 
 def one_space(text):
-    """The notes behind the numbers on one line: our dtype names are longer, so lines break elsewhere."""
+    """The notes behind the numbers on one line: our dtype names are longer, so lines break
+    elsewhere.
+    """
     import re
 
     text = text.replace("tracegrad.", "torch.")

@@ -60,7 +60,8 @@ def grad(
 ) -> tuple[Tensor | None, ...]:
     """The gradients of the sum of `outputs` with respect to `inputs`; `.grad` is left alone.
 
-    Raises GradError for an input that no output depends on, unless `allow_unused` (its gradient is None) or
+    Raises GradError for an input that no output depends on, unless `allow_unused` (its gradient is
+    None) or
     `materialize_grads` (zeros).
     """
     if materialize_grads and allow_unused is False:

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from tracegrad.errors import ArgumentError, GradError, ShapeError
-from tracegrad.ir import types as T
+from tracegrad.ir import types
 from tracegrad.ir.op import OPS, Array
 from tracegrad.ir.types import BY_NUMPY, DType
 from tracegrad.tracer.device import Device, available
 from tracegrad.tracer.dispatch import apply
 from tracegrad.tracer.location import locate
+from tracegrad.tracer.movement import unbind
 from tracegrad.tracer.promotion import cast
 from tracegrad.tracer.state import state
 from tracegrad.tracer.storage import Storage
@@ -81,7 +82,8 @@ def numpy(self: Tensor, *, force: bool = False) -> Array:
     if self.requires_grad and not force:
         raise locate(
             GradError(
-                "Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead."
+                "Can't call numpy() on Tensor that requires grad. Use "
+                "tensor.detach().numpy() instead."
             )
         )
     _demand(self, "array", self._array)
@@ -131,7 +133,9 @@ def set_data(self: Tensor, value: Tensor) -> None:
 
 
 def to(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """`to(dtype)`, `to(device)`, `to(device, dtype)`, `to(other)`; the tensor itself where nothing changes."""
+    """`to(dtype)`, `to(device)`, `to(device, dtype)`, `to(other)`; the tensor itself where nothing
+    changes.
+    """
     dtype: DType | None = kwargs.pop("dtype", None)
     available(kwargs.pop("device", None))
     copy = kwargs.pop("copy", False)
@@ -157,15 +161,15 @@ def type_as(self: Tensor, other: Tensor) -> Tensor:
 
 
 _NAMES = {
-    T.float32: "FloatTensor",
-    T.float64: "DoubleTensor",
-    T.float16: "HalfTensor",
-    T.uint8: "ByteTensor",
-    T.int8: "CharTensor",
-    T.int16: "ShortTensor",
-    T.int32: "IntTensor",
-    T.int64: "LongTensor",
-    T.bool_: "BoolTensor",
+    types.float32: "FloatTensor",
+    types.float64: "DoubleTensor",
+    types.float16: "HalfTensor",
+    types.uint8: "ByteTensor",
+    types.int8: "CharTensor",
+    types.int16: "ShortTensor",
+    types.int32: "IntTensor",
+    types.int64: "LongTensor",
+    types.bool_: "BoolTensor",
 }
 
 
@@ -195,7 +199,8 @@ def contiguous(self: Tensor) -> Tensor:
     if self._array.flags.c_contiguous:
         return self
     made = clone(self)
-    # A copy keeps the order of the axes in memory. Nobody has seen it yet, so its memory may be replaced.
+    # A copy keeps the order of the axes in memory. Nobody has seen it yet, so its memory may be
+    # replaced.
     made._array = np.ascontiguousarray(made._array)
     return made
 
@@ -240,14 +245,14 @@ def iterate(self: Tensor) -> Any:
     """The tensors along the first axis."""
     if self.ndim == 0:
         raise locate(ArgumentError("iteration over a 0-d tensor"))
-    return iter([self[i] for i in range(self._array.shape[0])])
+    return iter(unbind(self))
 
 
 def length(self: Tensor) -> int:
     """The size of the first axis."""
     if self.ndim == 0:
         raise locate(ArgumentError("len() of a 0-d tensor"))
-    return self._array.shape[0]
+    return len(self._array)
 
 
 def contains(self: Tensor, value: Any) -> bool:

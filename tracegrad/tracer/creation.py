@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tracegrad.errors import ArgumentError, DtypeError, ShapeError
-from tracegrad.ir import types as T
+from tracegrad.ir import types
 from tracegrad.ir.op import Array
 from tracegrad.ir.types import BY_NUMPY, DType
 from tracegrad.tracer.device import Device, available
@@ -79,7 +79,7 @@ def array_of(data: Any, dtype: DType | None = None) -> Array:
 
 def _known(array: Array) -> Array:
     if array.dtype not in BY_NUMPY:
-        names = ", ".join(dtype.name for dtype in T.DTYPES)
+        names = ", ".join(dtype.name for dtype in types.DTYPES)
         raise DtypeError(
             f"can't convert an array of type {array.dtype}; the supported types are: {names}"
         )
@@ -87,7 +87,9 @@ def _known(array: Array) -> Array:
 
 
 def _plain(data: Any) -> Any:
-    """Nested sequences with the tensors in them turned into arrays; ShapeError where rows differ."""
+    """Nested sequences with the tensors in them turned into arrays; ShapeError where rows
+    differ.
+    """
     if isinstance(data, Tensor):
         _demand_array(data)
         return data._array
@@ -172,13 +174,13 @@ def full(
     """A tensor with `fill_value` everywhere, of its type unless `dtype` says otherwise."""
     if dtype is None:
         if isinstance(fill_value, bool):
-            dtype = T.bool_
+            dtype = types.bool_
         elif isinstance(fill_value, int):
-            dtype = T.int64
+            dtype = types.int64
     if isinstance(fill_value, Tensor):
         made = apply_broadcast(fill_value, shape_from((size,)), dtype)
         return made.requires_grad_() if requires_grad else made
-    shape = shape_from((size,) if isinstance(size, (tuple, list)) else (size,))
+    shape = shape_from((size,))
     return _finish(np.full(shape, fill_value, _numpy_dtype(dtype)), device, requires_grad)
 
 
@@ -323,7 +325,7 @@ def arange(
     if (end - start) * step < 0:
         raise ShapeError("upper bound and lower bound inconsistent with step sign")
     integral = all(isinstance(x, (int, np.integer)) for x in (start, end, step))
-    kind = _numpy_dtype(dtype, T.int64 if integral else None)
+    kind = _numpy_dtype(dtype, types.int64 if integral else None)
     count = -(-(end - start) // step) if integral else math.ceil((end - start) / step)
     values = start + np.arange(count) * step
     return _finish(values.astype(kind), device, requires_grad)

@@ -46,7 +46,8 @@ class Call:
         self.differentiable = type.dtype.is_floating_point and not isinstance(
             op.vjp, _NonDifferentiable
         )
-        # Only an elementwise op can be followed by a mask: `where` starts one, the others pass it on.
+        # Only an elementwise op can be followed by a mask: `where` starts one, the others pass it
+        # on.
         self.may_mask = op.family == "elementwise"
         self.pullbacks: dict[Any, Pullback] = {}
 
@@ -93,14 +94,11 @@ def apply(
     if call.is_view and _shares(result, arrays[0]):
         _become_view(output, inputs[0], op, params)
         if not result.flags.writeable and arrays[0].flags.writeable:
-            # NumPy gives broadcast views read-only. Here a write is refused where elements really repeat.
+            # NumPy gives broadcast views read-only. Here a write is refused where elements really
+            # repeat.
             result.flags.writeable = True
     else:
-        if (
-            result.base is not None
-            or not result.flags.owndata
-            or any([result is a for a in arrays])
-        ):
+        if result.base is not None or not result.flags.owndata or any(result is a for a in arrays):
             result = _own(result, arrays)
         output._storage = Storage()
     output._array = result
@@ -205,7 +203,9 @@ _numbers: dict[Any, Tensor] = {}
 
 
 def number(value: bool | int | float, dtype: np.dtype[Any]) -> Tensor:
-    """`constant` of a Python number. The same number gives the same tensor, because making one is slow."""
+    """`constant` of a Python number. The same number gives the same tensor, because making one is
+    slow.
+    """
     # 0.0 and -0.0 are equal, so a zero is no key.
     if state.recorder is not None or not value:
         return constant(value, dtype)

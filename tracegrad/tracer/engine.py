@@ -1,4 +1,6 @@
-"""The backward engine: walks the tape from the roots, newest node first, in linear time and without recursion."""
+"""The backward engine: walks the tape from the roots, newest node first, in linear time and without
+recursion.
+"""
 
 from __future__ import annotations
 
@@ -75,8 +77,10 @@ def run(
 ) -> list[Tensor | None]:
     """Backward from `roots` (edges with their cotangents).
 
-    `targets`: the edges to stop at; the cotangents that arrive there are returned. With `accumulate` they, or
-    without targets all leaves that are reached, also get them added to `.grad`. `keep`: saved values stay for
+    `targets`: the edges to stop at; the cotangents that arrive there are returned. With
+    `accumulate` they, or
+    without targets all leaves that are reached, also get them added to `.grad`. `keep`: saved
+    values stay for
     another backward.
     """
     before = state.grad_enabled
@@ -94,9 +98,9 @@ def _run(
     accumulate: bool,
 ) -> list[Tensor | None]:
     waiting: dict[Node, list[Tensor | None]] = {}
-    for (node, number), cotangent in roots:
-        assert node is not None
-        _deliver(waiting, node, number, cotangent)
+    for (root, number), cotangent in roots:
+        assert root is not None
+        _deliver(waiting, root, number, cotangent)
     order = reachable(list(waiting))
     needed = None if targets is None else _leading_to(order, targets)
     wanted: dict[Edge, Tensor | None] = dict.fromkeys(targets or ())
@@ -109,9 +113,9 @@ def _run(
             grads = [None if g is None else unmasked(g) for g in grads]
         _before(node, grads)
         if node in stops:
-            for number, cotangent in enumerate(grads):
+            for number, arrived in enumerate(grads):
                 if (node, number) in wanted:
-                    wanted[node, number] = cotangent
+                    wanted[node, number] = arrived
         if needed is not None and node not in needed:
             continue
         if isinstance(node, AccumulateGrad) and not (targets is None or accumulate):
@@ -119,18 +123,20 @@ def _run(
         outputs = _call(node, grads)
         if not keep:
             node.release()
-        for (following, number), cotangent in zip(node.edges, outputs, strict=True):
+        for (following, number), output in zip(node.edges, outputs, strict=True):
             if (
                 following is not None
-                and cotangent is not None
+                and output is not None
                 and (needed is None or following in needed or following in stops)
             ):
-                _deliver(waiting, following, number, cotangent)
+                _deliver(waiting, following, number, output)
     return [wanted[edge] for edge in targets or ()]
 
 
 def _leading_to(order: Sequence[Node], targets: Sequence[Edge]) -> set[Node]:
-    """The nodes that must run: those through which a target is reached, and targets that are leaves."""
+    """The nodes that must run: those through which a target is reached, and targets that are
+    leaves.
+    """
     ends = {node for node, _ in targets if node is not None}
     needed: set[Node] = {node for node in ends if isinstance(node, AccumulateGrad)}
     for node in reversed(order):

@@ -23,7 +23,9 @@ def is_inference_mode_enabled() -> bool:
 
 
 class _Mode:
-    """Sets the modes of the thread on entry and puts them back on exit; also decorates functions."""
+    """Sets the modes of the thread on entry and puts them back on exit; also decorates
+    functions.
+    """
 
     def __init__(self, grad_enabled: bool, inference: bool | None = None) -> None:
         self._grad_enabled = grad_enabled

@@ -1,6 +1,8 @@
-"""NumPy's indexing, read and write, brought down to slices, reshapes, transposes, gathers and scatters.
+"""NumPy's indexing, read and write, brought down to slices, reshapes, transposes, gathers and
+scatters.
 
-An index is handled in two stages. The basic one (integers, slices, `None`, `...`) is a view. The advanced one (arrays
+An index is handled in two stages. The basic one (integers, slices, `None`, `...`) is a view. The
+advanced one (arrays
 of integers, masks) gathers from that view, with the addressed axes moved to the front.
 """
 
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tracegrad.errors import ArgumentError, BoundsError, ShapeError
-from tracegrad.ir import types as T
+from tracegrad.ir import types
 from tracegrad.ir.families import broadcast_shapes
 from tracegrad.ir.op import OPS
 from tracegrad.tracer.conversion import to_index, to_int
@@ -35,7 +37,8 @@ class Parsed:
 
     starts, limits, strides   the slice of every axis.
     shape                     the shape of the view: without integer axes, with new ones.
-    arrays                    for each axis of the view that an array addresses, that array; a mask is there
+    arrays                    for each axis of the view that an array addresses, that array; a mask
+    is there
                               once, with all axes that it covers.
     grad_name                 the tape node of the view, after the last part of the index.
     """
@@ -60,7 +63,7 @@ def _part(part: Any) -> Any:
         return bool(part)
     if isinstance(part, Tensor):
         return _index_tensor(part)
-    if isinstance(part, np.ndarray) or (isinstance(part, (list, tuple, range))):
+    if isinstance(part, (np.ndarray, list, tuple, range)):
         array = array_of(part)
         if array.size == 0 and array.dtype.kind == "f" and not isinstance(part, np.ndarray):
             array = array.astype(np.int64)
@@ -81,7 +84,7 @@ def _index_tensor(part: Tensor) -> Any:
             return bool(part)
         if state.recorder is None or part._literal is not None:
             return to_index(part)
-    return part if part._array.dtype.kind == "b" else cast(part, T.int64)
+    return part if part._array.dtype.kind == "b" else cast(part, types.int64)
 
 
 def _consumed(part: Any) -> int:
@@ -139,7 +142,8 @@ def _add(parsed: Parsed, shape: Shape, part: Any) -> None:
         for i, size in enumerate(part._array.shape):
             if size != shape[axis + i]:
                 raise BoundsError(
-                    f"The shape of the mask {list(part.shape)} at index {i} does not match the shape "
+                    f"The shape of the mask {list(part.shape)} at index {i} does not match "
+                    f"the shape "
                     f"of the indexed tensor {list(shape)} at index {axis + i}"
                 )
             _cut(parsed, 0, size, 1)
@@ -228,7 +232,7 @@ def _nonzero(mask: Tensor) -> list[Tensor]:
     if state.recorder is None:
         return [constant(column) for column in np.nonzero(mask._array)]
     axes = tuple(range(mask.ndim))
-    total = apply(OPS["sum"], [cast(mask, T.int64)], {"axes": axes, "keepdims": False})
+    total = apply(OPS["sum"], [cast(mask, types.int64)], {"axes": axes, "keepdims": False})
     count = to_int(total)
     table = apply(OPS["nonzero"], [mask], {"count": count})
     columns = [window(table, 1, i, i + 1, 1, "") for i in range(mask.ndim)]

@@ -23,13 +23,17 @@ from tracegrad.tracer.views import freeze, memory_root, write_pullback
 LEAF = "a leaf Variable that requires grad is being used in an in-place operation."
 LEAF_VIEW = "a view of a leaf Variable that requires grad is being used in an in-place operation."
 NO_GRAD_VIEW = (
-    "A view was created in no_grad mode and is being modified inplace with grad mode enabled. Given "
-    "that this use case is ambiguous and error-prone, it is forbidden. You can clarify your code by "
-    "moving both the view and the inplace either both inside the no_grad block (if you don't want the "
+    "A view was created in no_grad mode and is being modified inplace with grad mode "
+    "enabled. Given "
+    "that this use case is ambiguous and error-prone, it is forbidden. You can clarify your "
+    "code by "
+    "moving both the view and the inplace either both inside the no_grad block (if you "
+    "don't want the "
     "inplace to be tracked) or both outside (if you want the inplace to be tracked)."
 )
 OVERLAP = (
-    "unsupported operation: more than one element of the written-to tensor refers to a single memory "
+    "unsupported operation: more than one element of the written-to tensor refers to a "
+    "single memory "
     "location. Please clone() the tensor before performing the operation."
 )
 
@@ -37,10 +41,12 @@ OVERLAP = (
 def assign(target: Tensor, value: Tensor, name: str, *, since: int, grad_name: str = "") -> Tensor:
     """Write `value` into `target` as the in-place operation `name`; returns `target`.
 
-    `since` is the `tape.mark()` taken before `value` was computed for this purpose. `grad_name`: `value` was not
+    `since` is the `tape.mark()` taken before `value` was computed for this purpose. `grad_name`:
+    `value` was not
     computed but is given, so that the tape needs a node of its own.
 
-    `value` has the shape of `target`, and a dtype of no higher category. GradError for a leaf that requires
+    `value` has the shape of `target`, and a dtype of no higher category. GradError for a leaf that
+    requires
     grad, ShapeError and DtypeError for a value that does not fit; then nothing has changed.
     """
     shape = target._array.shape
@@ -184,7 +190,9 @@ def in_place(function: Callable[..., Tensor], name: str) -> Callable[..., Tensor
 
 
 def with_out(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Give a function the argument `out=`: a tensor that its result is written into and that is returned."""
+    """Give a function the argument `out=`: a tensor that its result is written into and that is
+    returned.
+    """
 
     @functools.wraps(function)
     def wrapper(*args: Any, out: Tensor | None = None, **kwargs: Any) -> Tensor:
@@ -195,7 +203,8 @@ def with_out(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         ):
             raise locate(
                 GradError(
-                    f"{function.__name__}(): functions with out=... arguments don't support automatic "
+                    f"{function.__name__}(): functions with out=... arguments don't support "
+                    f"automatic "
                     "differentiation, but one of the arguments requires grad."
                 )
             )
@@ -209,7 +218,9 @@ def with_out(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def resize(tensor: Tensor, shape: tuple[int, ...]) -> None:
-    """Give `out=` memory of another shape. An empty tensor is silent; PyTorch warns of others, here it is an error."""
+    """Give `out=` memory of another shape. An empty tensor is silent; PyTorch warns of others, here
+    it is an error.
+    """
     if tensor._array.size or state.recorder is not None:
         raise locate(
             ShapeError(

@@ -7,7 +7,7 @@ import linecache
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FrameType
 from typing import ParamSpec, TypeVar
 
 from tracegrad.errors import TracegradError
@@ -58,7 +58,7 @@ class Place:
 
 def user_place() -> Place | None:
     """The innermost frame that is not of this package; None if there is none."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
         name = code.co_filename
@@ -67,7 +67,7 @@ def user_place() -> Place | None:
             inside = _internal[name] = name.startswith((PACKAGE, "<frozen"))
         if not inside:
             return Place(code, frame.f_lasti)
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return None
 
 

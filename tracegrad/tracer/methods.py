@@ -1,11 +1,13 @@
-"""Everything that is attached to `Tensor`: operators, conversions, views, in-place forms, named functions."""
+"""Everything that is attached to `Tensor`: operators, conversions, views, in-place forms, named
+functions.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from tracegrad.ir import types as T
+from tracegrad.ir import types
 from tracegrad.ir.types import DType
 from tracegrad.tracer import conversion, creation, inplace, movement, numpy_interop, printing
 from tracegrad.tracer.autograd import tensor_backward
@@ -17,120 +19,36 @@ from tracegrad.tracer.randomness import RANDOM_METHODS
 from tracegrad.tracer.tensor import Tensor
 from tracegrad.tracer.views import is_view
 
-IN_PLACE = tuple(
-    [
-        "add",
-        "sub",
-        "mul",
-        "div",
-        "true_divide",
-        "divide",
-        "multiply",
-        "subtract",
-        "floor_divide",
-        "remainder",
-        "fmod",
-        "pow",
-        "square",
-        "neg",
-        "negative",
-        "abs",
-        "absolute",
-        "sign",
-        "sgn",
-        "floor",
-        "ceil",
-        "round",
-        "trunc",
-        "frac",
-        "exp",
-        "exp2",
-        "expm1",
-        "log",
-        "log2",
-        "log10",
-        "log1p",
-        "sqrt",
-        "rsqrt",
-        "reciprocal",
-        "sin",
-        "cos",
-        "tan",
-        "asin",
-        "acos",
-        "atan",
-        "sinh",
-        "cosh",
-        "tanh",
-        "asinh",
-        "acosh",
-        "atanh",
-        "arcsin",
-        "arccos",
-        "arctan",
-        "atan2",
-        "arctan2",
-        "erf",
-        "erfc",
-        "sigmoid",
-        "relu",
-        "clamp",
-        "clip",
-        "clamp_min",
-        "clamp_max",
-        "hypot",
-        "lerp",
-        "addcmul",
-        "addcdiv",
-        "masked_fill",
-        "where",
-        "bitwise_and",
-        "bitwise_or",
-        "bitwise_xor",
-        "bitwise_not",
-        "bitwise_left_shift",
-        "bitwise_right_shift",
-        "logical_and",
-        "logical_or",
-        "logical_xor",
-        "logical_not",
-        "eq",
-        "ne",
-        "lt",
-        "le",
-        "gt",
-        "ge",
-        "cumsum",
-        "cumprod",
-        "tril",
-        "triu",
-        "index_add",
-        "index_copy",
-        "index_fill",
-        "scatter",
-        "scatter_add",
-        "masked_scatter",
-        "nan_to_num",
-        "fix",
-        "softmax",
-        "log_softmax",
-    ]
+# fmt: off
+IN_PLACE = (
+    "add", "sub", "mul", "div", "true_divide", "divide", "multiply", "subtract", "floor_divide",
+    "remainder", "fmod", "pow", "square", "neg", "negative", "abs", "absolute", "sign", "sgn",
+    "floor", "ceil", "round", "trunc", "frac", "exp", "exp2", "expm1", "log", "log2", "log10",
+    "log1p", "sqrt", "rsqrt", "reciprocal", "sin", "cos", "tan", "asin", "acos", "atan", "sinh",
+    "cosh", "tanh", "asinh", "acosh", "atanh", "arcsin", "arccos", "arctan", "atan2", "arctan2",
+    "erf", "erfc", "sigmoid", "relu", "clamp", "clip", "clamp_min", "clamp_max", "hypot", "lerp",
+    "addcmul", "addcdiv", "masked_fill", "where", "bitwise_and", "bitwise_or", "bitwise_xor",
+    "bitwise_not", "bitwise_left_shift", "bitwise_right_shift", "logical_and", "logical_or",
+    "logical_xor", "logical_not", "eq", "ne", "lt", "le", "gt", "ge", "cumsum", "cumprod", "tril",
+    "triu", "index_add", "index_copy", "index_fill", "scatter", "scatter_add", "masked_scatter",
+    "nan_to_num", "fix", "softmax", "log_softmax",
 )
+# fmt: on
 """The functions whose in-place forms (`add_`) exist where the function does."""
 
 VIEW_IN_PLACE = ("squeeze", "unsqueeze", "transpose", "t")
 """Views whose in-place form changes the shape of the tensor itself."""
 
 _CASTS: dict[str, DType] = {
-    "float": T.float32,
-    "double": T.float64,
-    "half": T.float16,
-    "int": T.int32,
-    "long": T.int64,
-    "short": T.int16,
-    "char": T.int8,
-    "byte": T.uint8,
-    "bool": T.bool_,
+    "float": types.float32,
+    "double": types.float64,
+    "half": types.float16,
+    "int": types.int32,
+    "long": types.int64,
+    "short": types.int16,
+    "char": types.int8,
+    "byte": types.uint8,
+    "bool": types.bool_,
 }
 
 

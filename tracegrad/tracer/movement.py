@@ -1,4 +1,6 @@
-"""Views: the same memory in another shape, and what falls back to a copy where strides cannot say it."""
+"""Views: the same memory in another shape, and what falls back to a copy where strides cannot say
+it.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,9 @@ def _reshaped(x: Tensor, shape: Shape, grad_name: str) -> Tensor:
 
 
 def reshape(input: Tensor, *shape: Any) -> Tensor:
-    """The elements in row-major order in another shape; a view where strides allow. One size may be -1."""
+    """The elements in row-major order in another shape; a view where strides allow. One size may be
+    -1.
+    """
     if not shape:
         raise locate(ArgumentError("reshape() missing the shape"))
     return _reshaped(input, complete(shape, input._array.size), "ViewBackward0")
@@ -205,7 +209,8 @@ def expand(self: Tensor, *size: Any) -> Tensor:
         raise locate(
             ShapeError(
                 f"expand({list(self.shape)}, size={list(given)}): the number of sizes provided "
-                f"({len(given)}) must be greater or equal to the number of dimensions in the tensor "
+                f"({len(given)}) must be greater or equal to the number of dimensions in "
+                f"the tensor "
                 f"({self.ndim})"
             )
         )

@@ -1,6 +1,7 @@
 """NumPy's functions on tensors: `np.sin(t)` is `tg.sin(t)`, differentiable and traced.
 
-What has no counterpart here runs in NumPy on the tensor's values, and gives an array; that needs a tensor without
+What has no counterpart here runs in NumPy on the tensor's values, and gives an array; that needs a
+tensor without
 gradient, as `numpy()` does.
 """
 
@@ -54,7 +55,19 @@ _RENAMED = {
 
 # Functions of one name but another meaning, or with other defaults.
 _DIFFERENT = frozenset(
-    {"sort", "split", "array_split", "norm", "cumprod", "median", "unique", "dot"}
+    {
+        "isclose",
+        "allclose",
+        "array_equal",
+        "sort",
+        "split",
+        "array_split",
+        "norm",
+        "cumprod",
+        "median",
+        "unique",
+        "dot",
+    }
 )
 
 Function = Callable[..., Any]

@@ -1,4 +1,6 @@
-"""Python's operators on tensors. The plain ones go straight to their op; the others are the named functions."""
+"""Python's operators on tensors. The plain ones go straight to their op; the others are the named
+functions.
+"""
 
 from __future__ import annotations
 

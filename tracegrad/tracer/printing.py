@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracegrad.ir import types as T
+from tracegrad.ir import types
 from tracegrad.ir.op import Array
 from tracegrad.tracer.promotion import get_default_dtype
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class PrintOptions:
-    """How numbers are printed: digits, the size above which the middle is left out, how many at each
+    """How numbers are printed: digits, the size above which the middle is left out, how many at
+    each
     edge stay, the width of a line, and whether to use exponents (None: where it is needed)."""
 
     precision: int = 4
@@ -147,9 +148,11 @@ def _row(array: Array, indent: int, style: Style, cut: bool) -> str:
 
 
 def _notes(tensor: Tensor) -> list[str]:
-    """What stands behind the numbers: the size of an empty tensor, an unusual dtype, the gradient."""
+    """What stands behind the numbers: the size of an empty tensor, an unusual dtype, the
+    gradient.
+    """
     notes = []
-    usual = {get_default_dtype(), T.int64, T.bool_}
+    usual = {get_default_dtype(), types.int64, types.bool_}
     if tensor._array.size == 0:
         if tensor.ndim != 1:
             notes.append(f"size={tuple(tensor.shape)}")

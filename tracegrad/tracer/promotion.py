@@ -1,4 +1,6 @@
-"""Bringing operands to one dtype by PyTorch's rules, where tensors of dimension 0 and numbers are weak."""
+"""Bringing operands to one dtype by PyTorch's rules, where tensors of dimension 0 and numbers are
+weak.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tracegrad.errors import ArgumentError, DtypeError
-from tracegrad.ir import types as T
+from tracegrad.ir import types
 from tracegrad.ir.op import OPS
 from tracegrad.ir.types import DType, category, promote_types
 from tracegrad.tracer.dispatch import apply, constant, number
@@ -18,7 +20,7 @@ from tracegrad.tracer.tensor import Tensor, wrap
 
 Operand = Tensor | bool | int | float | np.ndarray[Any, Any] | np.generic
 
-_default = T.float32
+_default = types.float32
 
 
 def get_default_dtype() -> DType:
@@ -42,9 +44,9 @@ def set_default_dtype(dtype: DType) -> None:
 def number_dtype(value: Any) -> DType:
     """The dtype that a Python number alone would get."""
     if isinstance(value, (bool, np.bool_)):
-        return T.bool_
+        return types.bool_
     if isinstance(value, (int, np.integer)):
-        return T.int64
+        return types.int64
     return _default
 
 
@@ -71,7 +73,8 @@ def only_numbers(operands: Sequence[Any]) -> bool:
 def result_type(*operands: Any) -> DType:
     """The dtype of an operation on the operands: tensors, numbers or dtypes.
 
-    Three classes rank: tensors with dimensions, tensors of dimension 0, numbers. A lower class changes the
+    Three classes rank: tensors with dimensions, tensors of dimension 0, numbers. A lower class
+    changes the
     result only by a higher category (bool < integral < floating).
     """
     ranks: list[DType | None] = [None, None, None]
@@ -90,7 +93,7 @@ def result_type(*operands: Any) -> DType:
             rank = 2
             dtype = number_dtype(operand)
             if alone and dtype.is_floating_point:
-                dtype = T.float64
+                dtype = types.float64
         else:
             raise locate(
                 ArgumentError(f"expected a tensor or a number, not {type(operand).__name__}")
@@ -98,9 +101,9 @@ def result_type(*operands: Any) -> DType:
         known = ranks[rank]
         ranks[rank] = dtype if known is None else promote_types(known, dtype)
     result: DType | None = None
-    for dtype in ranks:
-        if dtype is not None and (result is None or category(dtype) > category(result)):
-            result = dtype
+    for found in ranks:
+        if found is not None and (result is None or category(found) > category(result)):
+            result = found
     if result is None:
         raise ArgumentError("result_type needs at least one operand")
     return result
@@ -138,7 +141,8 @@ def to_tensor(operand: Operand, dtype: DType | None = None) -> Tensor:
 def promote(*operands: Operand) -> tuple[Tensor, ...]:
     """The operands as tensors of one dtype. Shapes are left alone: ops broadcast by themselves."""
     if len(operands) == 2:
-        # The common pairs, for speed: equal dtypes, and a number that takes the dtype of a tensor of its
+        # The common pairs, for speed: equal dtypes, and a number that takes the dtype of a tensor
+        # of its
         # category or a higher one.
         a, b = operands
         if type(a) is Tensor and type(b) is Tensor and not a._weak and not b._weak:

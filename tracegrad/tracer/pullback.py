@@ -1,4 +1,6 @@
-"""The backward of one call as a small graph, made once for all calls of equal types and parameters."""
+"""The backward of one call as a small graph, made once for all calls of equal types and
+parameters.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,10 @@ _CODES = {"g": G, "mask": MASK, "y": Y}
 class Pullback:
     """The vector-Jacobian product of one call.
 
-    graph     reads values in the order of `reads`; `saves` are those of them that the forward call has.
-    results   for each input of the call the position of its cotangent among the graph's outputs, or -1.
+    graph     reads values in the order of `reads`; `saves` are those of them that the forward call
+    has.
+    results   for each input of the call the position of its cotangent among the graph's outputs, or
+    -1.
     masks     the same for the mask of that cotangent, see `ir.masking`.
     type      the type of the call's output.
     """
@@ -89,7 +93,8 @@ def of_function(
 ) -> Pullback:
     """The pullback of a function of nodes that only moves elements, so that it reads just `g`.
 
-    Every input that `needs` marks gets a cotangent: zeros where the function overwrites all of it, as in PyTorch.
+    Every input that `needs` marks gets a cotangent: zeros where the function overwrites all of it,
+    as in PyTorch.
     """
     with Builder("vjp") as builder:
         xs = [builder.input(t) for t in types]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tracegrad.errors import ShapeError
-from tracegrad.ir import types as T
+from tracegrad.ir import types
 from tracegrad.ir.op import OPS
 from tracegrad.ir.types import DType
 from tracegrad.runtime.random import Generator, default_generator
@@ -101,7 +101,9 @@ def randint(
     device: DeviceSpec = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """Integers in [low, high), each equally likely: `randint(high, size)` or `randint(low, high, size)`."""
+    """Integers in [low, high), each equally likely: `randint(high, size)` or `randint(low, high,
+    size)`.
+    """
     if size is None or isinstance(high, (tuple, list)):
         low, high, size = 0, low, high if size is None else size
     if low >= high:
@@ -109,11 +111,11 @@ def randint(
             f"random_ expects 'from' to be less than 'to', but got from={low} >= to={high}"
         )
     value = _integers(low, high, shape_from((size,)), generator)
-    return _finish(cast(value, dtype or T.int64), device, requires_grad)
+    return _finish(cast(value, dtype or types.int64), device, requires_grad)
 
 
 def _integers(low: int, high: int, shape: Shape, generator: Generator | None) -> Tensor:
-    bits = draw("random_bits", shape, T.int64, generator)
+    bits = draw("random_bits", shape, types.int64, generator)
     span = constant(np.int64(high - low))
     return apply(OPS["add"], [apply(OPS["remainder"], [bits, span]), constant(np.int64(low))])
 
@@ -128,9 +130,9 @@ def randperm(
     requires_grad: bool = False,
 ) -> Tensor:
     """The numbers 0 .. n - 1 in a random order."""
-    keys = draw("uniform", shape_from((n,)), T.float64, generator)
+    keys = draw("uniform", shape_from((n,)), types.float64, generator)
     value = apply(OPS["argsort"], [keys], {"axis": 0, "descending": False})
-    return _finish(cast(value, dtype or T.int64), device, requires_grad)
+    return _finish(cast(value, dtype or types.int64), device, requires_grad)
 
 
 @located
@@ -144,7 +146,9 @@ def normal(
     device: DeviceSpec = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """Normal numbers of a mean and a standard deviation, which may be tensors; then these give the shape."""
+    """Normal numbers of a mean and a standard deviation, which may be tensors; then these give the
+    shape.
+    """
     given = [x for x in (mean, std) if isinstance(x, Tensor)]
     if size is None:
         shape = np.broadcast_shapes(*(x._array.shape for x in given))
@@ -219,7 +223,7 @@ def random_(
 def bernoulli_(self: Tensor, p: float = 0.5, *, generator: Generator | None = None) -> Tensor:
     """Fill with 1 with probability `p`, else 0."""
     since = mark()
-    uniform = draw("uniform", self._array.shape, T.float64, generator)
+    uniform = draw("uniform", self._array.shape, types.float64, generator)
     value = cast(apply(OPS["lt"], promote(uniform, p)), self.dtype)
     return _filled(self, value, "bernoulli_", since)
 

@@ -32,7 +32,8 @@ def mark() -> int:
 
 
 FREED = (
-    "Trying to backward through the graph a second time (or directly access saved tensors after they "
+    "Trying to backward through the graph a second time (or directly access saved tensors "
+    "after they "
     "have already been freed). Saved intermediate values of the graph are freed when you call "
     ".backward() or autograd.grad(). Specify retain_graph=True if you need to backward through the "
     "graph a second time or if you need to access saved tensors after calling backward."
@@ -64,7 +65,8 @@ class Node:
         self.sequence = next(_sequence)
         self.hooks: Hooks | None = None
         self.prehooks: Hooks | None = None
-        # Hooks of the tensors this node made, and those of them whose gradient is kept, by output number.
+        # Hooks of the tensors this node made, and those of them whose gradient is kept, by output
+        # number.
         self.tensor_hooks: dict[int, Hooks] | None = None
         self.retained: dict[int, weakref.ref[Tensor]] | None = None
 
@@ -84,7 +86,9 @@ class Node:
         """Drop the saved values: backward came through for the last time."""
 
     def register_hook(self, hook: Callable[..., Any]) -> Any:
-        """Call `hook(grad_inputs, grad_outputs)` after this node ran; it may return new grad_inputs."""
+        """Call `hook(grad_inputs, grad_outputs)` after this node ran; it may return new
+        grad_inputs.
+        """
         from tracegrad.tracer.hooks import Hooks
 
         self.hooks = self.hooks or Hooks()
@@ -114,8 +118,10 @@ class Saved:
 class OpNode(Node):
     """The tape node of one op: its pullback and the values which that reads.
 
-    `call` is (op, input types, params, needs, carry), from which the pullback for a cotangent with a mask is
-    made; None for a node that is no op call, which gets none. `takes_mask`: a mask may travel on with the
+    `call` is (op, input types, params, needs, carry), from which the pullback for a cotangent with
+    a mask is
+    made; None for a node that is no op call, which gets none. `takes_mask`: a mask may travel on
+    with the
     cotangent, as it does through elementwise ops.
     """
 
@@ -154,7 +160,8 @@ class OpNode(Node):
             return [None] * len(self.edges)
         pullback = self.pullback
         if g._mask is not None:
-            pullback = of_call(*self.call, masked=True)
+            op, types, params, needs, carry = self.call
+            pullback = of_call(op, types, params, needs, carry, masked=True)
         values = self.unpack(pullback, g)
         if state.recorder is None and not state.grad_enabled:
             outputs = dispatch.run_arrays(pullback, values)
@@ -202,7 +209,8 @@ class OpNode(Node):
         writer = storage.written_by or "an in-place operation"
         return GradError(
             "one of the variables needed for gradient computation has been modified by an inplace "
-            f"operation: [{kind} {list(tensor.shape)}], {role} of {self.name()}, saved{saved_at}, is at "
+            f"operation: [{kind} {list(tensor.shape)}], {role} of {self.name()}, "
+            f"saved{saved_at}, is at "
             f"version {storage.version}; expected version {version} instead. "
             f"It was changed by {writer}{changed_at}. Use the out-of-place form there, "
             "or save a clone() before changing it"
@@ -245,7 +253,9 @@ def accumulator(leaf: Tensor) -> AccumulateGrad:
 
 
 def edge_of(tensor: Tensor) -> Edge:
-    """The node and output number that gave `tensor` its value; (None, 0) if no gradient is wanted."""
+    """The node and output number that gave `tensor` its value; (None, 0) if no gradient is
+    wanted.
+    """
     node = tensor.grad_fn
     if node is not None:
         return node, tensor._output_nr

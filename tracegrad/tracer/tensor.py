@@ -1,4 +1,6 @@
-"""`Tensor`: an array with a place on the tape. Methods that are ops are attached by `methods.py`."""
+"""`Tensor`: an array with a place on the tape. Methods that are ops are attached by
+`methods.py`.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,10 @@ if TYPE_CHECKING:
 Step = tuple[Op, dict[str, Any]]
 
 NON_LEAF_GRAD = (
-    "The .grad attribute of a Tensor that is not a leaf Tensor is being accessed. Its .grad attribute "
-    "won't be populated during autograd.backward(). If you indeed want the .grad field to be populated "
+    "The .grad attribute of a Tensor that is not a leaf Tensor is being accessed. Its .grad "
+    "attribute "
+    "won't be populated during autograd.backward(). If you indeed want the .grad field to "
+    "be populated "
     "for a non-leaf Tensor, use .retain_grad() on the non-leaf Tensor. If you access the non-leaf "
     "Tensor by mistake, make sure you access the leaf Tensor instead."
 )
@@ -58,14 +62,18 @@ class Tensor:
 
     _array          the memory, shared with NumPy and with views.
     _storage        what all tensors on that memory have in common.
-    _base, _steps   of a differentiable view: the tensor it is a view of, and the ops that lead there.
-    _alias          of a tensor that shares memory without being differentiable (`detach`, `.data`, a
-                    view made under `no_grad`): the tensor that it shares it with, and the ops from there.
+    _base, _steps   of a differentiable view: the tensor it is a view of, and the ops that lead
+    there.
+    _alias          of a tensor that shares memory without being differentiable (`detach`, `.data`,
+    a
+                    view made under `no_grad`): the tensor that it shares it with, and the ops from
+                    there.
     _view_version   the storage's version when `_grad_fn` of a view was made.
     _literal        the Python number that a constant stands for.
     _weak           a Python scalar argument of a compiled function: promotes like one.
     _mask           of a cotangent on its way: where it is not zero, see `ir.masking`.
-    _trace          the recorder's own handle of this tensor's value; copied where a tensor is copied.
+    _trace          the recorder's own handle of this tensor's value; copied where a tensor is
+    copied.
     """
 
     _array: Array
@@ -152,8 +160,10 @@ class Tensor:
             if not requires_grad:
                 raise locate(
                     GradError(
-                        "you can only change requires_grad flags of leaf variables. If you want to use "
-                        "a computed variable in a subgraph that doesn't require differentiation use "
+                        "you can only change requires_grad flags of leaf variables. If you "
+                        "want to use "
+                        "a computed variable in a subgraph that doesn't require "
+                        "differentiation use "
                         "var_no_grad = var.detach()."
                     )
                 )
@@ -210,7 +220,8 @@ class Tensor:
     def _check_grad(self, value: Tensor) -> None:
         if not isinstance(value, Tensor):
             raise TypeError(
-                f"assigned grad expected to be a Tensor or None but got grad of type {type(value).__name__}"
+                f"assigned grad expected to be a Tensor or None but got grad of type "
+                f"{type(value).__name__}"
             )
         if value is self:
             raise locate(GradError("can't assign Variable as its own grad"))

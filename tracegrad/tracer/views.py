@@ -1,6 +1,8 @@
-"""Views: which ops make them, how a write through one reaches its base, and how it gets a new tape node.
+"""Views: which ops make them, how a write through one reaches its base, and how it gets a new tape
+node.
 
-A view is its base and the steps (movement ops) that lead to it. Written functionally, an in-place change of a
+A view is its base and the steps (movement ops) that lead to it. Written functionally, an in-place
+change of a
 view is `base = write_back(base, value, steps)`.
 """
 
@@ -48,7 +50,8 @@ def write_back(base: Node, value: Node, steps: Frozen) -> Node:
     if rest:
         value = write_back(op(base, **params), value, rest)
     if op.name in ("reshape", "broadcast_to"):
-        # A write through a repeated element is refused before; what is left only adds axes of size 1.
+        # A write through a repeated element is refused before; what is left only adds axes of size
+        # 1.
         return OPS["reshape"](value, shape=base.shape)
     if op.name == "transpose":
         inverse = tuple(int(i) for i in np.argsort(params["axes"]))
@@ -68,7 +71,9 @@ def view_pullback(base: TensorType, steps: Frozen) -> Pullback:
 def write_pullback(
     base: TensorType, value: TensorType, steps: Frozen, needs: tuple[bool, bool]
 ) -> Pullback:
-    """From the cotangent of a base written through a view to those of the old base and of the value."""
+    """From the cotangent of a base written through a view to those of the old base and of the
+    value.
+    """
     return of_function(lambda xs: write_back(xs[0], xs[1], steps), [base, value], needs)
 
 
@@ -87,7 +92,9 @@ def renew(view: Tensor) -> None:
 
 
 def memory_root(tensor: Tensor) -> tuple[Tensor, tuple[Step, ...]]:
-    """The tensor that first had this memory, and the steps from it, also across `detach` and `.data`."""
+    """The tensor that first had this memory, and the steps from it, also across `detach` and
+    `.data`.
+    """
     steps: tuple[Step, ...] = ()
     while True:
         if tensor._base is not None:
