@@ -121,7 +121,7 @@ CASES = [
     (grad_of_wrong_shape, RuntimeError, "assigned grad has data of a different size"),
     (grad_of_wrong_dtype, RuntimeError, "assigned grad has data of a different type"),
     (unknown_device, RuntimeError, r"tracegrad\[cuda\]"),
-    (ragged_rows, ValueError, "equal shape"),
+    (ragged_rows, ValueError, "expected sequence of length 2 at dim 1"),
 ]
 
 

@@ -27,6 +27,7 @@ from tracegrad.tracer import movement as _movement
 from tracegrad.tracer import randomness as _randomness
 from tracegrad.tracer.autograd import is_tensor
 from tracegrad.tracer.compile import compile
+from tracegrad.tracer.conversion import clone, detach, is_floating_point, numel
 from tracegrad.tracer.creation import (
     arange,
     as_tensor,
@@ -52,6 +53,7 @@ from tracegrad.tracer.grad_mode import (
     no_grad,
     set_grad_enabled,
 )
+from tracegrad.tracer.limits import finfo, iinfo
 from tracegrad.tracer.printing import set_printoptions
 from tracegrad.tracer.promotion import get_default_dtype, result_type, set_default_dtype
 from tracegrad.tracer.tensor import Size, Tensor
@@ -72,6 +74,12 @@ nan = math.nan
 newaxis = None
 
 __all__ = [
+    "clone",
+    "detach",
+    "finfo",
+    "iinfo",
+    "is_floating_point",
+    "numel",
     "Device",
     "Generator",
     "Size",

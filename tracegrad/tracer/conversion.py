@@ -271,6 +271,16 @@ def stride(self: Tensor, dim: int | None = None) -> Any:
     return strides if dim is None else strides[dim]
 
 
+def numel(input: Tensor) -> int:
+    """The number of elements."""
+    return input._array.size
+
+
+def is_floating_point(input: Tensor) -> bool:
+    """Whether the dtype is a floating one."""
+    return input._array.dtype.kind == "f"
+
+
 def storage_offset(self: Tensor) -> int:
     """Elements between the start of the memory and the first element."""
     owner = self._array

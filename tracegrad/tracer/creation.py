@@ -86,7 +86,7 @@ def _known(array: Array) -> Array:
     return array.astype(BY_NUMPY[array.dtype].numpy, copy=False)
 
 
-def _plain(data: Any) -> Any:
+def _plain(data: Any, depth: int = 0) -> Any:
     """Nested sequences with the tensors in them turned into arrays; ShapeError where rows
     differ.
     """
@@ -97,14 +97,15 @@ def _plain(data: Any) -> Any:
         if is_number(data) or isinstance(data, np.ndarray):
             return data
         raise ArgumentError(f"could not infer dtype of {type(data).__name__}")
-    rows = [_plain(row) for row in data]
-    shapes = {np.shape(row) for row in rows}
-    if len(shapes) > 1:
-        first, second = sorted(map(len, shapes)), sorted(map(str, shapes))
-        raise ShapeError(
-            f"expected sequences of equal shape, but rows have the shapes {' and '.join(second)} "
-            f"({first[-1]} dimensions at most)"
-        )
+    rows = [_plain(row, depth + 1) for row in data]
+    shapes = [np.shape(row) for row in rows]
+    for shape in shapes:
+        if shape != shapes[0]:
+            lengths = [found[0] if found else 0 for found in (shapes[0], shape)]
+            raise ShapeError(
+                f"expected sequence of length {lengths[0]} at dim {depth + 1} (got {lengths[1]}): "
+                "rows must have equal shapes"
+            )
     return rows
 
 

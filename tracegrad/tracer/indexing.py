@@ -108,7 +108,7 @@ def parse(shape: Shape, index: Any) -> Parsed:
     if dots == 0:
         parts.append(Ellipsis)
     at = next(i for i, part in enumerate(parts) if part is Ellipsis)
-    parts[at : at + 1] = [slice(None)] * (len(shape) - used)
+    parts[at : at + 1] = [Ellipsis] * (len(shape) - used)
     parsed = Parsed([], [], [], [], [], "AliasBackward0")
     for part in parts:
         _add(parsed, shape, part)
@@ -118,7 +118,10 @@ def parse(shape: Shape, index: Any) -> Parsed:
 def _add(parsed: Parsed, shape: Shape, part: Any) -> None:
     axis = len(parsed.starts)
     place = len(parsed.shape)
-    if part is None:
+    if part is Ellipsis:
+        _cut(parsed, 0, shape[axis], 1)
+        parsed.shape.append(shape[axis])
+    elif part is None:
         parsed.shape.append(1)
         parsed.grad_name = "UnsqueezeBackward0"
     elif isinstance(part, bool):
@@ -126,8 +129,7 @@ def _add(parsed: Parsed, shape: Shape, part: Any) -> None:
         parsed.arrays.append((place, constant(np.zeros(int(part), np.int64))))
     elif isinstance(part, slice):
         start, limit, stride = _bounds(part, shape[axis])
-        if (start, limit, stride) != (0, shape[axis], 1):
-            parsed.grad_name = "SliceBackward0"
+        parsed.grad_name = "SliceBackward0"
         _cut(parsed, start, limit, stride)
         parsed.shape.append(-(-(limit - start) // stride))
     elif isinstance(part, int):

@@ -121,14 +121,15 @@ def permute(input: Tensor, *dims: Any) -> Tensor:
     if len(given) != input.ndim:
         raise locate(
             ShapeError(
-                "permute(sparse_coo): number of dimensions in the tensor input does not match the "
-                "length of the desired ordering of dimensions i.e. "
-                f"input.dim() = {input.ndim} is not equal to len(dims) = {len(given)}".replace(
-                    "(sparse_coo)", ""
-                )
+                "permute: number of dimensions in the tensor input does not match the length of "
+                f"the desired ordering of dimensions i.e. input.dim() = {input.ndim} is not equal "
+                f"to len(dims) = {len(given)}"
             )
         )
-    return apply(OPS["transpose"], [input], {"axes": axes_of(given, input.ndim)})
+    axes = tuple(axis_of(dim, input.ndim) for dim in given)
+    if len(set(axes)) != len(axes):
+        raise locate(ShapeError("permute(): duplicate dims are not allowed."))
+    return apply(OPS["transpose"], [input], {"axes": axes})
 
 
 def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
