@@ -348,6 +348,17 @@ def test_where_brings_no_nan_from_the_branch_not_taken():
     close(x.grad, [1, 0.25])
 
 
+def test_a_masked_and_an_unmasked_gradient_meet():
+    x = leaf(0.0, 4.0)
+    u = x * 1
+    (tg.where(x > 0, u.sqrt(), u * 0) + u * 2).sum().backward()
+    close(x.grad, [2, 2.25])
+    x.grad = None
+    u = x * 1
+    (u * 2 + tg.where(x > 0, u.sqrt(), u * 0)).sum().backward()
+    close(x.grad, [2, 2.25])
+
+
 def test_the_mask_of_where_holds_through_broadcasting():
     x = leaf(0.0)
     taken = tg.tensor([True, True, False])

@@ -69,9 +69,14 @@ UNARY = ("sin", "exp", "tanh", "neg", "square", "sigmoid")
 BINARY = ("add", "sub", "mul")
 
 
+def target(step, tensors):
+    """The number of the first operand: rather a late tensor than an early one, so that chains grow."""
+    return -1 - step.a % len(tensors)
+
+
 def perform(module, tensors, step):
     """Run one step on the list of live tensors of `module`; new tensors are appended."""
-    x = tensors[step.a % len(tensors)]
+    x = tensors[target(step, tensors)]
     y = tensors[step.b % len(tensors)]
     kind = step.kind
     if kind == "unary":
@@ -107,7 +112,7 @@ def perform(module, tensors, step):
     elif kind == "fill":
         x.fill_(0.25)
     elif kind == "setitem":
-        x[step.c % x.shape[0]] = y
+        x[step.c % x.shape[0]] = y if step.d % 2 else y.sum()
     elif kind == "set_mask":
         x[x.detach() > 0] = 0.5
     elif kind == "detach":
@@ -163,8 +168,7 @@ def test_random_programs(program, start_from_copies):
     if start_from_copies:
         theirs, ours = [x * 1 for x in theirs], [x * 1 for x in ours]
     for step in program:
-        target = theirs[step.a % len(theirs)]
-        if step.kind in WRITES and 0 in target.stride():
+        if step.kind in WRITES and 0 in theirs[target(step, theirs)].stride():
             # PyTorch lets some operations write to a repeated element, others not.
             continue
         if attempt(torch, theirs, step):
