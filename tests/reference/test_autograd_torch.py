@@ -70,7 +70,7 @@ BINARY = ("add", "sub", "mul")
 
 
 def target(step, tensors):
-    """The number of the first operand: rather a late tensor than an early one, so that chains grow."""
+    """The number of the first operand: rather a late tensor than an early one: chains grow."""
     return -1 - step.a % len(tensors)
 
 

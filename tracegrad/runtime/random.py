@@ -1,8 +1,7 @@
 """The state of the random generator: a seed and how many numbers were drawn from it.
 
 A draw of n elements takes the counters offset .. offset + n - 1, so that the stream does not depend
-on how it is cut
-into draws, and the same numbers come again when the state is put back.
+on how it is cut into draws, and the same numbers come again when the state is put back.
 """
 
 from __future__ import annotations

@@ -61,8 +61,7 @@ def grad(
     """The gradients of the sum of `outputs` with respect to `inputs`; `.grad` is left alone.
 
     Raises GradError for an input that no output depends on, unless `allow_unused` (its gradient is
-    None) or
-    `materialize_grads` (zeros).
+    None) or `materialize_grads` (zeros).
     """
     if materialize_grads and allow_unused is False:
         raise ArgumentError(

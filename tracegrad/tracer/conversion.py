@@ -126,6 +126,9 @@ def set_data(self: Tensor, value: Tensor) -> None:
         raise locate(
             GradError("data set to a tensor that requires gradients must be floating point")
         )
+    if value._alias is not None and value._alias[0] is self and not value._alias[1]:
+        # `t.data -= x` hands back the memory that it took.
+        return
     self._array = value._array
     self._storage = value._storage
     self._trace = value._trace
@@ -278,7 +281,7 @@ def numel(input: Tensor) -> int:
 
 def is_floating_point(input: Tensor) -> bool:
     """Whether the dtype is a floating one."""
-    return input._array.dtype.kind == "f"
+    return input.dtype.is_floating_point
 
 
 def storage_offset(self: Tensor) -> int:

@@ -78,10 +78,8 @@ def run(
     """Backward from `roots` (edges with their cotangents).
 
     `targets`: the edges to stop at; the cotangents that arrive there are returned. With
-    `accumulate` they, or
-    without targets all leaves that are reached, also get them added to `.grad`. `keep`: saved
-    values stay for
-    another backward.
+    `accumulate` they, or without targets all leaves that are reached, also get them added to
+    `.grad`. `keep`: saved values stay for another backward.
     """
     before = state.grad_enabled
     state.grad_enabled = create_graph

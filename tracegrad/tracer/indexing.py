@@ -2,8 +2,8 @@
 scatters.
 
 An index is handled in two stages. The basic one (integers, slices, `None`, `...`) is a view. The
-advanced one (arrays
-of integers, masks) gathers from that view, with the addressed axes moved to the front.
+advanced one (arrays of integers, masks) gathers from that view, with the addressed axes moved to
+the front.
 """
 
 from __future__ import annotations
@@ -144,9 +144,8 @@ def _add(parsed: Parsed, shape: Shape, part: Any) -> None:
         for i, size in enumerate(part._array.shape):
             if size != shape[axis + i]:
                 raise BoundsError(
-                    f"The shape of the mask {list(part.shape)} at index {i} does not match "
-                    f"the shape "
-                    f"of the indexed tensor {list(shape)} at index {axis + i}"
+                    f"The shape of the mask {list(part.shape)} at index {i} does not match the "
+                    f"shape of the indexed tensor {list(shape)} at index {axis + i}"
                 )
             _cut(parsed, 0, size, 1)
             parsed.shape.append(size)

@@ -23,18 +23,14 @@ from tracegrad.tracer.views import freeze, memory_root, write_pullback
 LEAF = "a leaf Variable that requires grad is being used in an in-place operation."
 LEAF_VIEW = "a view of a leaf Variable that requires grad is being used in an in-place operation."
 NO_GRAD_VIEW = (
-    "A view was created in no_grad mode and is being modified inplace with grad mode "
-    "enabled. Given "
-    "that this use case is ambiguous and error-prone, it is forbidden. You can clarify your "
-    "code by "
-    "moving both the view and the inplace either both inside the no_grad block (if you "
-    "don't want the "
-    "inplace to be tracked) or both outside (if you want the inplace to be tracked)."
+    "A view was created in no_grad mode and is being modified inplace with grad mode enabled. "
+    "Given that this use case is ambiguous and error-prone, it is forbidden. You can clarify your "
+    "code by moving both the view and the inplace either both inside the no_grad block (if you "
+    "don't want the inplace to be tracked) or both outside (if you want the inplace to be tracked)."
 )
 OVERLAP = (
-    "unsupported operation: more than one element of the written-to tensor refers to a "
-    "single memory "
-    "location. Please clone() the tensor before performing the operation."
+    "unsupported operation: more than one element of the written-to tensor refers to a single "
+    "memory location. Please clone() the tensor before performing the operation."
 )
 
 
@@ -42,12 +38,11 @@ def assign(target: Tensor, value: Tensor, name: str, *, since: int, grad_name: s
     """Write `value` into `target` as the in-place operation `name`; returns `target`.
 
     `since` is the `tape.mark()` taken before `value` was computed for this purpose. `grad_name`:
-    `value` was not
-    computed but is given, so that the tape needs a node of its own.
+    `value` was not computed but is given, so that the tape needs a node of its own.
 
     `value` has the shape of `target`, and a dtype of no higher category. GradError for a leaf that
-    requires
-    grad, ShapeError and DtypeError for a value that does not fit; then nothing has changed.
+    requires grad, ShapeError and DtypeError for a value that does not fit; then nothing has
+    changed.
     """
     shape = target._array.shape
     if value._array.shape != shape:
@@ -204,8 +199,7 @@ def with_out(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
             raise locate(
                 GradError(
                     f"{function.__name__}(): functions with out=... arguments don't support "
-                    f"automatic "
-                    "differentiation, but one of the arguments requires grad."
+                    "automatic differentiation, but one of the arguments requires grad."
                 )
             )
         since = mark()

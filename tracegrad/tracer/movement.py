@@ -210,9 +210,8 @@ def expand(self: Tensor, *size: Any) -> Tensor:
         raise locate(
             ShapeError(
                 f"expand({list(self.shape)}, size={list(given)}): the number of sizes provided "
-                f"({len(given)}) must be greater or equal to the number of dimensions in "
-                f"the tensor "
-                f"({self.ndim})"
+                f"({len(given)}) must be greater or equal to the number of dimensions in the "
+                f"tensor ({self.ndim})"
             )
         )
     shape = []

@@ -1,8 +1,7 @@
 """NumPy's functions on tensors: `np.sin(t)` is `tg.sin(t)`, differentiable and traced.
 
 What has no counterpart here runs in NumPy on the tensor's values, and gives an array; that needs a
-tensor without
-gradient, as `numpy()` does.
+tensor without gradient, as `numpy()` does.
 """
 
 from __future__ import annotations

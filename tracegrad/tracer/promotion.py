@@ -74,8 +74,7 @@ def result_type(*operands: Any) -> DType:
     """The dtype of an operation on the operands: tensors, numbers or dtypes.
 
     Three classes rank: tensors with dimensions, tensors of dimension 0, numbers. A lower class
-    changes the
-    result only by a higher category (bool < integral < floating).
+    changes the result only by a higher category (bool < integral < floating).
     """
     ranks: list[DType | None] = [None, None, None]
     # Among themselves the numbers of a compiled function compute as Python's do.
@@ -142,8 +141,7 @@ def promote(*operands: Operand) -> tuple[Tensor, ...]:
     """The operands as tensors of one dtype. Shapes are left alone: ops broadcast by themselves."""
     if len(operands) == 2:
         # The common pairs, for speed: equal dtypes, and a number that takes the dtype of a tensor
-        # of its
-        # category or a higher one.
+        # of its category or a higher one.
         a, b = operands
         if type(a) is Tensor and type(b) is Tensor and not a._weak and not b._weak:
             if a._array.dtype is b._array.dtype:

@@ -48,8 +48,8 @@ class State(threading.local):
     """The modes of one thread.
 
     `quietly(function, *args)` calls with NumPy's floating-point warnings off. Entering
-    `np.errstate` costs
-    more than a small op; running in a context that has it entered costs nearly nothing.
+    `np.errstate` costs more than a small op; running in a context that has it entered costs nearly
+    nothing.
     """
 
     grad_enabled: bool = True

@@ -32,11 +32,11 @@ def mark() -> int:
 
 
 FREED = (
-    "Trying to backward through the graph a second time (or directly access saved tensors "
-    "after they "
-    "have already been freed). Saved intermediate values of the graph are freed when you call "
-    ".backward() or autograd.grad(). Specify retain_graph=True if you need to backward through the "
-    "graph a second time or if you need to access saved tensors after calling backward."
+    "Trying to backward through the graph a second time (or directly access saved tensors after "
+    "they have already been freed). Saved intermediate values of the graph are freed when you "
+    "call .backward() or autograd.grad(). Specify retain_graph=True if you need to backward "
+    "through the graph a second time or if you need to access saved tensors after calling "
+    "backward."
 )
 
 
@@ -115,14 +115,22 @@ class Saved:
         self.version = tensor._storage.version
 
 
+def with_mask(cotangent: Tensor, mask: Tensor) -> Tensor:
+    """The cotangent with a mask beside it, as a tensor object of its own: `where` hands the very
+    same value to both of its branches, each under another mask.
+    """
+    masked: Tensor = object.__new__(type(cotangent))
+    masked.__dict__.update(cotangent.__dict__)
+    masked._mask = mask
+    return masked
+
+
 class OpNode(Node):
     """The tape node of one op: its pullback and the values which that reads.
 
     `call` is (op, input types, params, needs, carry), from which the pullback for a cotangent with
-    a mask is
-    made; None for a node that is no op call, which gets none. `takes_mask`: a mask may travel on
-    with the
-    cotangent, as it does through elementwise ops.
+    a mask is made; None for a node that is no op call, which gets none. `takes_mask`: a mask may
+    travel on with the cotangent, as it does through elementwise ops.
     """
 
     __slots__ = ("call", "place", "pullback", "saved", "takes_mask")
@@ -168,10 +176,10 @@ class OpNode(Node):
         else:
             outputs = dispatch.apply_graph(pullback.graph, values)
         cotangents = [None if i < 0 else outputs[i] for i in pullback.results]
-        for cotangent, i in zip(cotangents, pullback.masks, strict=True):
-            if i >= 0 and cotangent is not None:
-                cotangent._mask = outputs[i]
-        return cotangents
+        return [
+            with_mask(cotangent, outputs[i]) if i >= 0 and cotangent is not None else cotangent
+            for cotangent, i in zip(cotangents, pullback.masks, strict=True)
+        ]
 
     def unpack(self, pullback: Pullback, g: Tensor) -> list[Tensor]:
         """What the pullback reads; GradError when saved values were freed or changed in place."""

@@ -28,11 +28,9 @@ Step = tuple[Op, dict[str, Any]]
 
 NON_LEAF_GRAD = (
     "The .grad attribute of a Tensor that is not a leaf Tensor is being accessed. Its .grad "
-    "attribute "
-    "won't be populated during autograd.backward(). If you indeed want the .grad field to "
-    "be populated "
-    "for a non-leaf Tensor, use .retain_grad() on the non-leaf Tensor. If you access the non-leaf "
-    "Tensor by mistake, make sure you access the leaf Tensor instead."
+    "attribute won't be populated during autograd.backward(). If you indeed want the .grad field "
+    "to be populated for a non-leaf Tensor, use .retain_grad() on the non-leaf Tensor. If you "
+    "access the non-leaf Tensor by mistake, make sure you access the leaf Tensor instead."
 )
 
 
@@ -160,11 +158,9 @@ class Tensor:
             if not requires_grad:
                 raise locate(
                     GradError(
-                        "you can only change requires_grad flags of leaf variables. If you "
-                        "want to use "
-                        "a computed variable in a subgraph that doesn't require "
-                        "differentiation use "
-                        "var_no_grad = var.detach()."
+                        "you can only change requires_grad flags of leaf variables. If you want "
+                        "to use a computed variable in a subgraph that doesn't require "
+                        "differentiation use var_no_grad = var.detach()."
                     )
                 )
             return self

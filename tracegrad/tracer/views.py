@@ -2,8 +2,7 @@
 node.
 
 A view is its base and the steps (movement ops) that lead to it. Written functionally, an in-place
-change of a
-view is `base = write_back(base, value, steps)`.
+change of a view is `base = write_back(base, value, steps)`.
 """
 
 from __future__ import annotations
