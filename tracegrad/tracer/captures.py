@@ -46,7 +46,7 @@ class Guard:
 
     def __init__(self, path: Path, value: Any) -> None:
         self.path = path
-        self._types = None
+        self._types: list[type] | None = None
         if isinstance(value, list | tuple):
             self._types = [type(item) for item in value]
             value = type(value)(value) if type(value) in (list, tuple) else value
@@ -68,6 +68,29 @@ class Guard:
     def difference(self, arguments: Sequence[Any]) -> str:
         """`lr: 0.1 -> 0.2`."""
         return f"{self.path}: {_short(self.expected)} -> {_short(self.path.get(arguments))}"
+
+
+class KeysGuard(Guard):
+    """A list must have as many items, and a dictionary the same keys, as they had."""
+
+    __slots__ = ()
+
+    def __init__(self, path: Path, value: Any) -> None:
+        super().__init__(path, _keys(value))
+
+    def holds(self, arguments: Sequence[Any]) -> bool:
+        """Whether the container has the same places for items."""
+        return bool(_keys(self.path.get(arguments)) == self.expected)
+
+    def difference(self, arguments: Sequence[Any]) -> str:
+        """`layers: items range(0, 2) -> range(0, 3)`."""
+        return f"{self.path}: items {self.expected} -> {_keys(self.path.get(arguments))}"
+
+
+def _keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        return tuple(value)
+    return len(value) if isinstance(value, list | tuple) else None
 
 
 def _short(value: Any) -> str:
@@ -166,6 +189,7 @@ class Survey:
         elif isinstance(value, list | tuple):
             yield from self._of_sequence(path, value, named)
         elif isinstance(value, dict):
+            self.guards.append(KeysGuard(path, value))
             for key, item in value.items():
                 if isinstance(key, str | int | float | bool | bytes | tuple | type(None)):
                     yield path.item(key), item, named
@@ -219,6 +243,7 @@ class Survey:
             if named and value:
                 self._guard(path, value)
             return
+        self.guards.append(KeysGuard(path, value))
         for i, item in enumerate(value):
             yield path.item(i), item, named
 

@@ -13,7 +13,7 @@ from typing import Any, overload
 from tracegrad.log import log
 from tracegrad.config import config
 from tracegrad.errors import TraceLimitWarning
-from tracegrad.tracer import call, program, promotion
+from tracegrad.tracer import call, program, promotion, scalars
 from tracegrad.tracer.captures import Survey
 from tracegrad.tracer.history import Event, Statistics, describe, explain_miss
 from tracegrad.tracer.inspection import Inspection
@@ -27,6 +27,8 @@ from tracegrad.tracer.tracing import record
 from tracegrad.tracer.tree import MissingEdge, run
 
 Key = tuple[Hashable, ...]
+
+scalars.attach()
 
 
 class CompiledFunction(Inspection):

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from tracegrad.tracer.tensor import Tensor
 
 
+# What Python's bool, int and float are as arrays.
+_NUMBERS = frozenset(map(np.dtype, ("bool", "int64", "float64")))
+
+
 class AliasesMatter(BaseException):
     """A write reached memory that several inputs share: record again with their bases as inputs.
 
@@ -155,12 +159,9 @@ class Recorder:
             output._trace = Binding(self, value, memory.version)
         else:
             self._bind_new(output, value)
-        if not output._weak:
+        if output._array.dtype in _NUMBERS and any(x._weak for x in inputs):
             # What comes of Python numbers alone is a Python number still.
-            weak = [x._weak for x in inputs]
-            output._weak = any(weak) and all(
-                w or x._literal is not None for w, x in zip(weak, inputs, strict=True)
-            )
+            output._weak = all(x._weak or x._literal is not None for x in inputs)
 
     def before_write(self, target: Tensor) -> None:
         """The memory of `target` is about to change: keep a copy of what is not the trace's own."""
@@ -368,7 +369,8 @@ class Recorder:
         found = segment.imports.get(value.ref)
         if found is None:
             name = self.inputs[value.position].name if value.segment < 0 else None
-            found = segment.builder.input(value.type, name, value.node and value.node.loc)
+            loc = value.node.loc if value.node is not None else None
+            found = segment.builder.input(value.type, name, loc)
             segment.imports[value.ref] = found
             segment.sources.append(value)
         return found

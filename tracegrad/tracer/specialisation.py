@@ -38,7 +38,7 @@ class Specialisation:
         self.same: list[tuple[AccessPath, AccessPath]] = []
         self.hits = 0
         self.last_used = 0
-        self._guarded: set[AccessPath] = set()
+        self._guarded: set[tuple[type, AccessPath]] = set()
         self._captured: list[tuple[int, AccessPath, str, TensorKey | None, bool]] = []
         self._pattern: Hashable = None
         self._watch_pattern = False
@@ -56,8 +56,8 @@ class Specialisation:
         inputs = recorder.inputs
         self.tree.extend(trace)
         for guard in (*survey.guards, *recorder.guards):
-            if guard.path not in self._guarded:
-                self._guarded.add(guard.path)
+            if (type(guard), guard.path) not in self._guarded:
+                self._guarded.add((type(guard), guard.path))
                 self.guards.append(guard)
         known = set(self.same)
         self.same.extend(pair for pair in survey.twins if pair not in known)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tracegrad.errors import TraceError
 from tracegrad.tracer import access
 from tracegrad.tracer.captures import Survey
 from tracegrad.tracer.recorder import Recorder, parent_of, storage_of
@@ -117,6 +118,7 @@ def _end(recorder: Recorder, returned: Any, stand_ins: Sequence[Tensor]) -> End:
             if item.value.ref != (-1, number):
                 tracked = item.value.differentiable and root.grad_fn is not None
                 writes.append(Write(number, item.value.ref, tracked))
+    writes += _exchanged(recorder)
     return End(
         structure,
         tuple(results),
@@ -163,6 +165,26 @@ def _shared(recorder: Recorder, leaf: Tensor) -> Result | None:
         source, lead = parent_of(source)
         steps = freeze(lead) + steps
     return None
+
+
+def _exchanged(recorder: Recorder) -> list[Write]:
+    """Inputs that took other memory (`t.data = new`): on replay theirs is written."""
+    found = []
+    for number, item in enumerate(recorder.inputs):
+        if item.kind != "tensor":
+            continue
+        before = recorder.undo.before(item.tensor)["_array"]
+        now = item.tensor._array
+        if now is before:
+            continue
+        if (now.shape, now.dtype) != (before.shape, before.dtype):
+            raise TraceError(
+                f"a compiled function set .data of {item.path} to another shape or dtype: "
+                f"{list(before.shape)} {before.dtype} to {list(now.shape)} {now.dtype}. Do that "
+                "outside of it"
+            )
+        found.append(Write(number, recorder.value_of(item.tensor).ref, False))
+    return found
 
 
 def is_freed(tensor: Tensor) -> bool:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from tracegrad.errors import ArgumentError, DtypeError
+from tracegrad.ir import types as T
 from tracegrad.ir.op import OPS
-from tracegrad.ir.types import DType, bool_, int64
+from tracegrad.ir.types import DType, bool_, float64, int64
 from tracegrad.tracer.conversion import clone
 from tracegrad.tracer.dispatch import apply
 from tracegrad.tracer.functions.table import register
@@ -17,6 +18,7 @@ from tracegrad.tracer.promotion import (
     cast,
     get_default_dtype,
     is_number,
+    only_numbers,
     promote,
     promote_to,
     result_type,
@@ -43,7 +45,9 @@ def floating_input(x: Tensor, name: str) -> Tensor:
 def promote_floating(*operands: Operand) -> tuple[Tensor, ...]:
     """The operands in their common dtype, or in the default one if that is not floating."""
     dtype = result_type(*operands)
-    return promote_to(dtype if dtype.kind == "f" else get_default_dtype(), operands)
+    if dtype.kind != "f":
+        dtype = float64 if only_numbers(operands) else get_default_dtype()
+    return promote_to(dtype, operands)
 
 
 # ------------------------------------------------------------------------------------- one operand
@@ -230,12 +234,13 @@ def add(input: Operand, other: Operand, *, alpha: float = 1) -> Tensor:
 @register("sub", "subtract", out=True)
 def sub(input: Operand, other: Operand, *, alpha: float = 1) -> Tensor:
     """input - alpha * other."""
+    for operand in (input, other):
+        if isinstance(operand, bool) or (isinstance(operand, Tensor) and operand.dtype is bool_):
+            raise DtypeError(
+                "Subtraction, the `-` operator, with a bool tensor is not supported. If you are "
+                "trying to invert a mask, use the `~` or `logical_not()` operator instead."
+            )
     operands = promote(input, _scaled(other, alpha))
-    if operands[0].dtype is bool_:
-        raise DtypeError(
-            "Subtraction, the `-` operator, with two bool tensors is not supported. Use the `^` or "
-            "`logical_xor()` operator instead."
-        )
     reflected = operands[0]._literal is not None
     return apply(OPS["sub"], operands, grad_name="RsubBackward1" if reflected else None)
 
@@ -311,14 +316,12 @@ def pow_(input: Operand, exponent: Operand) -> Tensor:
         if x.dtype.kind in "iu" and p._literal < 0:
             raise DtypeError("Integers to negative integer powers are not allowed.")
         name = "PowBackward0"
-        if p._literal == 2 and x.dtype is not bool_:
+        if p._literal == 2:
             return apply(OPS["square"], [x], grad_name=name)
         if p._literal == 0.5:
             return apply(OPS["sqrt"], [x], grad_name=name)
     else:
         name = "PowBackward1" if x._literal is None else "PowBackward2"
-    if x.dtype is bool_:
-        x, p = cast(x, int64), cast(p, int64)
     return apply(OPS["pow"], [x, p], grad_name=name)
 
 
