@@ -147,10 +147,17 @@ def _tape(
     )
     if pullback.saves:
         node.saved = tuple(
-            [Saved(output._twin() if i == Y else inputs[i - X]) for i in pullback.saves]
+            [Saved(_without_tape(output) if i == Y else inputs[i - X]) for i in pullback.saves]
         )
     output._grad_fn = node
     output._requires_grad = True
+
+
+def _without_tape(output: Tensor) -> Tensor:
+    """`output` as its own tape node saves it: a link back to `output` would be a cycle."""
+    twin = output._twin()
+    twin._alias = None
+    return twin
 
 
 def _owner(array: Array) -> Any:
