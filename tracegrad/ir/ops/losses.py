@@ -190,11 +190,11 @@ def _evaluate_nll_loss(
     x: Array, target: Array, *weight: Array, axis: int, ignore_index: int, reduction: str
 ) -> Any:
     counted = target != ignore_index
-    places = np.where(counted, target, 0)
-    there = (places >= 0) & (places < x.shape[axis])
-    safe = np.where(there, places, 0)
+    there = counted & (target >= 0) & (target < x.shape[axis])
+    safe = np.where(there, target, 0)
     if x.shape[axis]:
-        picked = np.take_along_axis(x, np.expand_dims(safe, axis), axis).squeeze(axis)
+        places = np.reshape(safe, (*target.shape[:axis], 1, *target.shape[axis:]))
+        picked = np.take_along_axis(x, places, axis).reshape(target.shape)
     else:
         picked = np.zeros(target.shape, x.dtype)
     picked = np.where(there, picked, 0)

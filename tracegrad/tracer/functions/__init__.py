@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from tracegrad.tracer.functions import (
     activations,
+    arithmetic,
     comparison,
     contraction,
     einsum,
@@ -17,6 +18,7 @@ from tracegrad.tracer.functions import (
     losses,
     normalization,
     reductions,
+    selection,
     sorting,
     statistics,
     triangles,
@@ -29,6 +31,7 @@ __all__ = [
     "LINALG",
     "METHODS",
     "activations",
+    "arithmetic",
     "comparison",
     "contraction",
     "einsum",
@@ -39,6 +42,7 @@ __all__ = [
     "losses",
     "normalization",
     "reductions",
+    "selection",
     "sorting",
     "statistics",
     "triangles",

@@ -8,10 +8,12 @@ from tracegrad.errors import ArgumentError, DtypeError, ShapeError
 from tracegrad.ir.op import OPS
 from tracegrad.ir.types import bool_
 from tracegrad.tracer.dispatch import apply
-from tracegrad.tracer.functions.elementwise import as_tensor, div, mul, sub
+from tracegrad.tracer.functions.arithmetic import div, mul, sub
+from tracegrad.tracer.functions.operands import as_tensor
 from tracegrad.tracer.functions.reductions import floating_only
-from tracegrad.tracer.functions.table import FUNCTIONAL, FUNCTIONS, Decorator, register
+from tracegrad.tracer.functions.table import Decorator, register
 from tracegrad.tracer.movement import axis_of, window
+from tracegrad.tracer.promotion import promote
 from tracegrad.tracer.tensor import Tensor
 
 
@@ -86,7 +88,7 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
         shape = tuple(n if i == 1 else 1 for i, n in enumerate(x._array.shape))
     else:
         shape = (1,) * x.ndim
-    positive = FUNCTIONS["gt"](x, 0)
+    positive = apply(OPS["gt"], promote(x, 0))
     scaled = mul(x, reshaped(weight, shape))
     return apply(OPS["where"], [positive, x, scaled], grad_name="PreluKernelBackward0")
 
@@ -171,7 +173,3 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
     first = window(input, axis, 0, half, 1, "SliceBackward0")
     second = window(input, axis, half, size, 1, "SliceBackward0")
     return mul(first, apply(OPS["sigmoid"], [second]))
-
-
-for _name in ("sigmoid", "tanh"):
-    FUNCTIONAL[_name] = FUNCTIONS[_name]

@@ -6,7 +6,8 @@ from tracegrad.errors import DtypeError
 from tracegrad.ir.op import OPS
 from tracegrad.ir.types import bool_
 from tracegrad.tracer.dispatch import apply
-from tracegrad.tracer.functions.elementwise import add, as_tensor, mul, sub
+from tracegrad.tracer.functions.arithmetic import add, mul, sub
+from tracegrad.tracer.functions.operands import as_tensor
 from tracegrad.tracer.functions.reductions import all_
 from tracegrad.tracer.functions.table import register
 from tracegrad.tracer.promotion import Operand, cast, promote, to_tensor

@@ -8,7 +8,8 @@ from tracegrad.errors import DtypeError, ShapeError
 from tracegrad.ir.families import broadcast_shapes
 from tracegrad.ir.op import OPS
 from tracegrad.tracer.dispatch import apply
-from tracegrad.tracer.functions.elementwise import as_tensor, mul, promote_floating
+from tracegrad.tracer.functions.arithmetic import mul
+from tracegrad.tracer.functions.operands import as_tensor, promote_floating
 from tracegrad.tracer.functions.reductions import sum_
 from tracegrad.tracer.functions.table import register
 from tracegrad.tracer.movement import axes_of
@@ -66,10 +67,9 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
     left = reshaped(a, (1, *a._array.shape), "UnsqueezeBackward0") if a.ndim == 1 else a
     right = reshaped(b, (*b._array.shape, 1), "UnsqueezeBackward0") if b.ndim == 1 else b
     if b.ndim == 1:
-        y = _product(left, right, "MvBackward0")
-        return reshaped(
-            y, y._array.shape[:-1], "SqueezeBackward4" if a.ndim == 2 else "UnsafeViewBackward0"
-        )
+        y = _product(left, right, "MmBackward0" if a.ndim == 2 else "BmmBackward0")
+        name = "MvBackward0" if a.ndim == 2 else "UnsafeViewBackward0"
+        return reshaped(y, y._array.shape[:-1], name)
     if a.ndim == 1:
         y = _product(left, right, "MmBackward0" if b.ndim == 2 else "BmmBackward0")
         return reshaped(y, (*y._array.shape[:-2], y._array.shape[-1]), "SqueezeBackward4")

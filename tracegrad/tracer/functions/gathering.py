@@ -11,7 +11,7 @@ from tracegrad.ir.op import OPS
 from tracegrad.ir.types import bool_, int64
 from tracegrad.tracer.dispatch import apply
 from tracegrad.tracer.functions.contraction import broadcast_tensors, permuted, reshaped
-from tracegrad.tracer.functions.elementwise import as_tensor
+from tracegrad.tracer.functions.operands import as_tensor
 from tracegrad.tracer.functions.reductions import index_grid, sum_
 from tracegrad.tracer.functions.table import register
 from tracegrad.tracer.movement import axis_of

@@ -10,7 +10,7 @@ from tracegrad.errors import ArgumentError, ShapeError
 from tracegrad.ir.op import OPS
 from tracegrad.tracer.dispatch import apply
 from tracegrad.tracer.functions.contraction import broadcast_tensors, reshaped
-from tracegrad.tracer.functions.elementwise import as_tensor
+from tracegrad.tracer.functions.operands import as_tensor
 from tracegrad.tracer.functions.table import register
 from tracegrad.tracer.movement import axes_of, axis_of, shape_of, window
 from tracegrad.tracer.promotion import cast, result_type

@@ -7,7 +7,7 @@ import math
 from tracegrad.errors import ArgumentError, DimError
 from tracegrad.ir.types import DType
 from tracegrad.tracer.functions.contraction import matmul
-from tracegrad.tracer.functions.elementwise import in_dtype
+from tracegrad.tracer.functions.operands import in_dtype
 from tracegrad.tracer.functions.reductions import Dims, amax, amin, sum_
 from tracegrad.tracer.functions.statistics import vector_norm_of
 from tracegrad.tracer.functions.table import Decorator, register

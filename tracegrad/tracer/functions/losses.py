@@ -6,9 +6,11 @@ from tracegrad.errors import ArgumentError, BoundsError, DtypeError, ShapeError
 from tracegrad.ir.op import OPS
 from tracegrad.ir.types import int64
 from tracegrad.tracer.dispatch import apply
+from tracegrad.tracer.functions.arithmetic import add, div, mul, sub
 from tracegrad.tracer.functions.contraction import broadcast_tensors, reshaped
-from tracegrad.tracer.functions.elementwise import add, clamp_min, div, mul, neg, sub
+from tracegrad.tracer.functions.elementwise import neg
 from tracegrad.tracer.functions.reductions import floating_only, fold, mean, sum_
+from tracegrad.tracer.functions.selection import clamp_min
 from tracegrad.tracer.functions.statistics import cosine_similarity, log_softmax
 from tracegrad.tracer.functions.table import Decorator, register
 from tracegrad.tracer.movement import axis_of

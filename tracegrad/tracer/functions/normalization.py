@@ -13,8 +13,8 @@ from tracegrad.ir.op import OPS, Array
 from tracegrad.ir.types import bool_
 from tracegrad.tracer.conversion import clone
 from tracegrad.tracer.dispatch import apply, constant
+from tracegrad.tracer.functions.arithmetic import add, mul
 from tracegrad.tracer.functions.contraction import matmul, permuted, reshaped
-from tracegrad.tracer.functions.elementwise import add, mul
 from tracegrad.tracer.functions.gathering import index_select
 from tracegrad.tracer.functions.reductions import floating_only, fold
 from tracegrad.tracer.functions.statistics import softmax

@@ -8,7 +8,7 @@ from tracegrad.errors import ArgumentError, DtypeError, ShapeError
 from tracegrad.ir.op import OPS
 from tracegrad.ir.types import DType, bool_, int64, uint8
 from tracegrad.tracer.dispatch import apply
-from tracegrad.tracer.functions.elementwise import as_tensor, in_dtype
+from tracegrad.tracer.functions.operands import as_tensor, in_dtype
 from tracegrad.tracer.functions.table import register
 from tracegrad.tracer.movement import axes_of, axis_of
 from tracegrad.tracer.promotion import cast, promote

@@ -6,8 +6,8 @@ from tracegrad.errors import ShapeError
 from tracegrad.ir.op import OPS
 from tracegrad.tracer.dispatch import apply, constant
 from tracegrad.tracer.functions.contraction import reshaped
-from tracegrad.tracer.functions.elementwise import as_tensor
 from tracegrad.tracer.functions.gathering import places
+from tracegrad.tracer.functions.operands import as_tensor
 from tracegrad.tracer.functions.reductions import Extremes
 from tracegrad.tracer.functions.table import register
 from tracegrad.tracer.movement import axis_of, window

@@ -8,7 +8,7 @@ from tracegrad.errors import ArgumentError
 from tracegrad.ir.op import OPS
 from tracegrad.ir.types import DType
 from tracegrad.tracer.dispatch import apply
-from tracegrad.tracer.functions.elementwise import as_tensor, floating_input, in_dtype
+from tracegrad.tracer.functions.operands import as_tensor, floating_input, in_dtype
 from tracegrad.tracer.functions.reductions import Dims, floating_only, fold, mean
 from tracegrad.tracer.functions.table import register
 from tracegrad.tracer.movement import axis_of
@@ -151,7 +151,8 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
 @register("normalize", function=False, method=False, functional=True)
 def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
     """`input` divided by its p-norm along `dim`, which counts as `eps` at least."""
-    from tracegrad.tracer.functions.elementwise import clamp_min, div
+    from tracegrad.tracer.functions.arithmetic import div
+    from tracegrad.tracer.functions.selection import clamp_min
 
     size = vector_norm_of(input, p, dim, True, "normalize")
     return div(input, clamp_min(size, eps))
@@ -160,6 +161,6 @@ def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -
 @register(method=False)
 def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
     """The p-norm of input - other."""
-    from tracegrad.tracer.functions.elementwise import sub
+    from tracegrad.tracer.functions.arithmetic import sub
 
     return vector_norm_of(sub(input, other), p, None, False, "dist")

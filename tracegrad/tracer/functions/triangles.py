@@ -8,8 +8,8 @@ from tracegrad.ir.types import DType, int64
 from tracegrad.tracer.conversion import clone
 from tracegrad.tracer.dispatch import apply, constant
 from tracegrad.tracer.functions.contraction import permuted
-from tracegrad.tracer.functions.elementwise import as_tensor
 from tracegrad.tracer.functions.gathering import true_places
+from tracegrad.tracer.functions.operands import as_tensor
 from tracegrad.tracer.functions.table import register
 from tracegrad.tracer.movement import axis_of
 from tracegrad.tracer.promotion import promote
