@@ -246,3 +246,12 @@ def test_a_result_of_higher_category_is_refused():
     with pytest.raises(RuntimeError, match="can't be cast to the desired output type"):
         x += 0.5
     assert x.tolist() == [1, 2]
+
+
+def test_writing_to_one_repeat_of_an_expanded_tensor():
+    x = tg.tensor([1.0, 2.0], requires_grad=True)
+    y = x * 1
+    y.expand(3, 2)[1].mul_(5)
+    close(y, [5, 10])
+    (y * y).sum().backward()
+    close(x.grad, [50, 100])

@@ -153,7 +153,9 @@ def gradients(module, tensors, variables, seed):
     if not total.requires_grad:
         return None
     total.backward()
-    return [None if v.grad is None else v.grad.detach().numpy() for v in variables]
+    return [
+        v.grad.detach().numpy() if v.is_leaf and v.grad is not None else None for v in variables
+    ]
 
 
 def name_of(node):

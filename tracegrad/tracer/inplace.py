@@ -16,7 +16,7 @@ from tracegrad.tracer.location import locate, user_place
 from tracegrad.tracer.promotion import cast, to_tensor
 from tracegrad.tracer.state import state
 from tracegrad.tracer.storage import Storage
-from tracegrad.tracer.tape import Edge, OpNode, Saved, edge_of, mark, node_class
+from tracegrad.tracer.tape import Node, OpNode, Saved, edge_of, mark, node_class
 from tracegrad.tracer.tensor import Tensor
 from tracegrad.tracer.views import freeze, memory_root, write_pullback
 
@@ -98,9 +98,9 @@ def write(target: Tensor, value: Tensor, name: str, since: int, grad_name: str) 
         and (value.requires_grad or target.requires_grad)
     )
     if tracked:
-        # Taken before the write changes what they lead to.
-        edges = (edge_of(target if target._base is None else target._base), edge_of(value))
+        # Before the write changes what the edges lead to; and if it fails nothing has changed.
         _keep_old_values(value, target._storage, since)
+        node, number = _node_after(target, value, grad_name)
     if recorder is not None:
         recorder.before_write(target)
     np.copyto(target._array, value._array)
@@ -111,7 +111,7 @@ def write(target: Tensor, value: Tensor, name: str, since: int, grad_name: str) 
     if recorder is not None:
         recorder.mutate(target, value)
     if tracked:
-        _rebase(target, value, edges, grad_name)
+        _become(target if target._base is None else target._base, node, number)
 
 
 def _keep_old_values(value: Tensor, storage: Storage, since: int) -> None:
@@ -141,20 +141,20 @@ def _keep(item: Saved) -> None:
     item.version = 0
 
 
-def _rebase(target: Tensor, value: Tensor, edges: tuple[Edge, Edge], grad_name: str) -> None:
-    """Make the tape of `target`, or of the tensor that it is a view of, lead to `value`."""
+def _node_after(target: Tensor, value: Tensor, grad_name: str) -> tuple[Node, int]:
+    """The tape node of `target`, or of the tensor that it is a view of, once `value` is written."""
     base = target._base
     if base is None and value._grad_fn is not None and not grad_name:
-        _become(target, value._grad_fn, value._output_nr)
-        return
+        return value._grad_fn, value._output_nr
     if base is None:
         name = grad_name or "CopyBackwards"
         base = target
     else:
         name = "CopySlices"
+    edges = (edge_of(base), edge_of(value))
     needs = (edges[0][0] is not None, edges[1][0] is not None)
     pullback = write_pullback(base._type, value._type, freeze(target._steps), needs)
-    _become(base, node_class(name)(pullback, edges, user_place()), 0)
+    return node_class(name)(pullback, edges, user_place()), 0
 
 
 def _become(tensor: Tensor, node: Any, number: int) -> None:

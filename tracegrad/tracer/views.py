@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tracegrad.errors import GraphError
+from tracegrad.ir.families import fill, unbroadcast
 from tracegrad.ir.graph import Node
 from tracegrad.ir.op import OPS, Op
-from tracegrad.ir.types import TensorType
+from tracegrad.ir.types import TensorType, bool_, int64
 from tracegrad.tracer.pullback import Pullback, of_function
 
 if TYPE_CHECKING:
@@ -46,11 +47,11 @@ def write_back(base: Node, value: Node, steps: Frozen) -> Node:
         return value
     (op, items), rest = steps[0], steps[1:]
     params = dict(items)
+    if op.name == "broadcast_to" and params["shape"] != base.shape:
+        return _write_through_repeats(base, value, params["shape"], rest)
     if rest:
         value = write_back(op(base, **params), value, rest)
     if op.name in ("reshape", "broadcast_to"):
-        # A write through a repeated element is refused before; what is left only adds axes of size
-        # 1.
         return OPS["reshape"](value, shape=base.shape)
     if op.name == "transpose":
         inverse = tuple(int(i) for i in np.argsort(params["axes"]))
@@ -58,6 +59,21 @@ def write_back(base: Node, value: Node, steps: Frozen) -> Node:
     if op.name == "slice":
         return OPS["update_slice"](base, value, **params)
     raise GraphError(f"a view made by {op.name} cannot be written to")
+
+
+def _write_through_repeats(base: Node, value: Node, shape: tuple[int, ...], rest: Frozen) -> Node:
+    """A write to some of the repeats of each element of `base`: `x.expand(2, 3)[1].zero_()`.
+
+    A view that is written to has no element twice, so at most one repeat of each is written, and a
+    sum over the repeats finds it.
+    """
+    dtype = int64 if base.dtype is bool_ else base.dtype
+    whole = TensorType(dtype, shape)
+    given = OPS["cast"](value, dtype=dtype)
+    found = unbroadcast(write_back(fill(0, whole), given, rest), base.shape)
+    marks = write_back(fill(0, whole), fill(1, given.type), rest)
+    count = unbroadcast(marks, base.shape)
+    return OPS["where"](count > 0, OPS["cast"](found, dtype=base.dtype), base)
 
 
 @lru_cache(maxsize=4096)
