@@ -7,6 +7,7 @@ from typing import Any
 from tracegrad.ir.families import composite
 from tracegrad.ir.graph import Node
 from tracegrad.ir.op import Sample
+from tracegrad.ir.types import int64
 
 
 def _expand(old: Node, new: Node) -> Node:
@@ -26,4 +27,6 @@ overwrite = composite(
     vjp=(lambda g, y, old, new: g, None),
     arity=2,
     samples=[Sample(((3, 4), (3, 4)), {})],
+    # Its gradient is not the derivative of its value, on purpose: no dtype that has one.
+    sample_dtypes=(int64,),
 )
