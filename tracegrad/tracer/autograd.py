@@ -11,8 +11,9 @@ from tracegrad.errors import ArgumentError, GradError
 from tracegrad.tracer import engine
 from tracegrad.tracer.dispatch import constant
 from tracegrad.tracer.location import located
+from tracegrad.tracer.state import state
 from tracegrad.tracer.tape import Edge, edge_of
-from tracegrad.tracer.tensor import Tensor
+from tracegrad.tracer.tensor import Tensor, wrap
 
 Tensors = Tensor | Sequence[Tensor]
 Cotangents = Tensor | Sequence[Tensor | None] | None
@@ -126,7 +127,9 @@ def _one(tensor: Tensor) -> Tensor:
         raise GradError("element 0 of tensors does not require grad and does not have a grad_fn")
     if tensor._array.size != 1:
         raise GradError("grad can be implicitly created only for scalar outputs")
-    return constant(np.ones(tensor.shape, tensor._array.dtype))
+    seed = np.empty(tensor._array.shape, tensor._array.dtype)
+    seed.fill(1)
+    return wrap(seed) if state.recorder is None else constant(seed)
 
 
 def _check(i: int, tensor: Tensor, cotangent: Tensor) -> None:

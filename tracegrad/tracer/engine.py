@@ -19,14 +19,19 @@ from tracegrad.tracer.tensor import Tensor, wrap
 
 def reachable(roots: Sequence[Node]) -> list[Node]:
     """Every node that the roots lead to, newest first; the ends (`AccumulateGrad`) come last."""
+    if len(roots) == 1:
+        ends = dict.fromkeys(node for node, _ in roots[0].edges if node is not None)
+        if all(type(node) is AccumulateGrad for node in ends):
+            # A compiled call on leaves: there is nothing to sort.
+            return [roots[0], *ends]
     seen = set(roots)
     work = list(seen)
-    ends = []
+    leaves = []
     inner = []
     while work:
         node = work.pop()
         if isinstance(node, AccumulateGrad):
-            ends.append(node)
+            leaves.append(node)
         else:
             inner.append(node)
         for following, _ in node.edges:
@@ -35,7 +40,7 @@ def reachable(roots: Sequence[Node]) -> list[Node]:
                 work.append(following)
     # A node leads only to older ones, so this order is topological.
     inner.sort(key=_sequence, reverse=True)
-    return [*inner, *ends]
+    return [*inner, *leaves]
 
 
 def _sequence(node: Node) -> int:
@@ -168,8 +173,10 @@ def _before(node: Node, grads: list[Tensor | None]) -> None:
             tensor = reference()
             cotangent = grads[number]
             if tensor is not None and cotangent is not None:
+                cotangent._fresh = False
                 accumulate_grad(tensor, cotangent)
     if node.prehooks is not None:
+        _share(grads)
         for hook in node.prehooks:
             new = hook(tuple(grads))
             if new is not None:
@@ -180,6 +187,8 @@ def _hooked(hooks: Any, cotangent: Tensor | None) -> Tensor | None:
     """The cotangent after the hooks, each of which may replace it."""
     if cotangent is None:
         return None
+    # The hook may keep what it sees.
+    cotangent._fresh = False
     for hook in hooks:
         new = hook(cotangent)
         if new is not None:
@@ -195,12 +204,21 @@ def _call(node: Node, grads: list[Tensor | None]) -> Sequence[Tensor | None]:
     outputs = node.run(grads)
     if node.hooks is not None:
         results = tuple(outputs)
+        _share(results)
+        _share(grads)
         for hook in node.hooks:
             new = hook(results, tuple(grads))
             if new is not None:
                 results = new if isinstance(new, tuple) else (new,)
         outputs = results
     return outputs
+
+
+def _share(cotangents: Sequence[Tensor | None]) -> None:
+    """Cotangents that a hook sees may be kept by it."""
+    for cotangent in cotangents:
+        if cotangent is not None:
+            cotangent._fresh = False
 
 
 def accumulate_grad(tensor: Tensor, new: Tensor) -> None:
@@ -210,9 +228,11 @@ def accumulate_grad(tensor: Tensor, new: Tensor) -> None:
     if recorder is not None:
         recorder.read_grad(tensor)
     if old is None:
-        # Another cotangent, a view or the caller may hold this very memory.
-        held = new if state.grad_enabled or recorder is not None else wrap(new._array.copy())
-        tensor._set_grad(held)
+        if not (new._fresh or state.grad_enabled or recorder is not None):
+            # Another cotangent, a view or the caller may hold this very memory.
+            new = wrap(new._array.copy())
+        new._fresh = False
+        tensor._set_grad(new)
     elif state.grad_enabled or recorder is not None:
         tensor._set_grad(apply(OPS["add"], [old, new]))
     else:
