@@ -396,5 +396,5 @@ def conversion(name: str, source: DType, target: DType) -> str:
         return f"({name} != {REGISTER[source.name]}(0))"
     if source.kind == "f" and target.kind in "iu":
         # Through int64, so that a negative value wraps in an unsigned type as in NumPy.
-        return f"{REGISTER[target.name]}(int64({name}))"
+        return f"{REGISTER[target.name]}(i64({name}))"
     return f"{REGISTER[target.name]}({name})"
