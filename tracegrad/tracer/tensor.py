@@ -70,7 +70,7 @@ class Tensor:
     _literal        the Python number that a constant stands for.
     _weak           a Python scalar argument of a compiled function: promotes like one.
     _mask           of a cotangent on its way: where it is not zero, see `ir.masking`.
-    _fresh          of a cotangent: nothing else holds its memory, so it may become a `.grad` as it is.
+    _fresh          of a cotangent: nothing else holds its memory, so it may become a `.grad`.
     _trace          the recorder's own handle of this tensor's value; copied where a tensor is
     copied.
     """
