@@ -47,6 +47,10 @@ class TraceLimitWarning(UserWarning):
     """A function that was traced more often than its limit."""
 
 
+class SideEffectWarning(UserWarning):
+    """A function that changes Python objects when it is traced, which compiled code does not."""
+
+
 class GraphError(TracegradError, ValueError):
     """A graph that breaks the rules of the IR: a bug of tracegrad, or of a hand-written graph."""
 

@@ -26,7 +26,7 @@ class Path:
     `read(arguments)` is what stands at its end now; `arguments` are the flat arguments of the call.
     """
 
-    __slots__ = ("_key", "_text", "position", "read", "store")
+    __slots__ = ("_key", "_text", "position", "read", "remove", "store")
 
     def __init__(
         self,
@@ -35,11 +35,13 @@ class Path:
         read: Callable[[Sequence[Any]], Any],
         store: Callable[[Sequence[Any], Any], None] | None = None,
         position: int | None = None,
+        remove: Callable[[Sequence[Any]], None] | None = None,
     ) -> None:
         self._key = key
         self._text = text
         self.read = read
         self.store = store
+        self.remove = remove
         # Of a path that is a flat argument itself, which one.
         self.position = position
 
@@ -81,7 +83,11 @@ class Path:
         def store(arguments: Sequence[Any], value: Any) -> None:
             parent(arguments)[key] = value
 
-        return Path((self._key, "item", type(key), key), f"{self._text}[{key!r}]", read, store)
+        def remove(arguments: Sequence[Any]) -> None:
+            del parent(arguments)[key]
+
+        text = f"{self._text}[{key!r}]"
+        return Path((self._key, "item", type(key), key), text, read, store, None, remove)
 
 
 def of_global(names: dict[str, Any], name: str) -> Path:
@@ -110,6 +116,15 @@ def of_object(value: Any, text: str) -> Path:
 def of_argument(position: int, text: str) -> Path:
     """A flat argument of the call, by position."""
     return Path(("argument", position), text, lambda arguments: arguments[position], None, position)
+
+
+def of_call(position: int) -> Path:
+    """An argument as it was given, container or not, of a call whose arguments have containers."""
+
+    def read(arguments: Any) -> Any:
+        return arguments.args[position]
+
+    return Path(("call", position), f"argument {position}", read)
 
 
 def of_generator(part: str) -> Path:

@@ -13,7 +13,7 @@ from tracegrad.ir.graph import Graph
 from tracegrad.ir.types import TensorType
 from tracegrad.tracer.dispatch import apply, apply_graph
 from tracegrad.tracer.location import user_place
-from tracegrad.tracer.program import Program, program_for
+from tracegrad.tracer.program import Program, counters, program_for
 from tracegrad.tracer.recording import Ref, Result
 from tracegrad.tracer.state import state
 from tracegrad.tracer.storage import Storage
@@ -125,8 +125,13 @@ class CompiledFunctionBackward(Node):
         for ref, g in zip(self.path.output_refs, grads, strict=True):
             if g is not None:
                 add(total, ref, g._array)
+        compiled, seconds = counters.compilations, counters.seconds
         for segment in reversed(self.saved):
             backward_of(segment, total)
+        if compiled != counters.compilations:
+            statistics = self.tree.statistics
+            statistics.compilations += counters.compilations - compiled
+            statistics.compile_seconds += counters.seconds - seconds
         return [
             wrap(total[-1, i]) if (-1, i) in total else None
             for i in self.path.differentiable_inputs
@@ -295,7 +300,7 @@ def finish(tree: Tree, path: Path, run: Run, inputs: Sequence[Any], leaves: Sequ
     if path.has_effects:
         commit(tree, path, run, inputs, node)
     results = path.end.results
-    if len(results) == 1 and path.end.structure is TENSOR:
+    if len(results) == 1 and path.end.structure is TENSOR and not path.end.stores:
         return _result(tree, path, run, inputs, leaves, node, 0, results[0])
     made = [
         _result(tree, path, run, inputs, leaves, node, i, result)
@@ -303,6 +308,11 @@ def finish(tree: Tree, path: Path, run: Run, inputs: Sequence[Any], leaves: Sequ
     ]
     for i, first in path.twins:
         made[i] = made[first] if first >= 0 else made[-first - 1]._twin()
+    stores = path.end.stores
+    if stores:
+        for place, value in zip(stores, made[-len(stores) :], strict=True):
+            assert place.store is not None
+            place.store(leaves, value)
     return unflatten(path.end.structure, made)
 
 

@@ -122,6 +122,14 @@ def is_constant_code(value: Any) -> bool:
     return module.partition(".")[0] in _CONSTANT_PACKAGES
 
 
+def _has_open_attributes(value: Any) -> bool:
+    """Whether the attributes of an object are the user's, as those of a SimpleNamespace are too."""
+    if not is_constant_code(type(value)):
+        return True
+    package = type(value).__module__.partition(".")[0]
+    return package in sys.stdlib_module_names and bool(getattr(value, "__dict__", None))
+
+
 class Survey:
     """Everything that a function can reach by the names in its code, as it stands now.
 
@@ -210,8 +218,8 @@ class Survey:
         elif hasattr(value, "__wrapped__") and callable(value):
             # A compiled function, or any other wrapper that says what it wraps.
             yield path.attribute("__wrapped__"), value.__wrapped__, True
-        elif not isinstance(value, BuiltinFunctionType) and not is_constant_code(type(value)):
-            yield from self._of_instance(path, value, named)
+        elif not isinstance(value, BuiltinFunctionType) and _has_open_attributes(value):
+            yield from self._of_instance(path, value)
 
     def _of_function(self, path: Path, function: FunctionType) -> Iterator[tuple[Path, Any, bool]]:
         if is_constant_code(function):
@@ -239,8 +247,8 @@ class Survey:
     def _of_sequence(
         self, path: Path, value: Sequence[Any], named: bool
     ) -> Iterator[tuple[Path, Any, bool]]:
-        if all(isinstance(item, _SCALARS) for item in value):
-            if named and value:
+        if value and all(isinstance(item, _SCALARS) for item in value):
+            if named:
                 self._guard(path, value)
             return
         self.guards.append(KeysGuard(path, value))
@@ -265,9 +273,10 @@ class Survey:
                 elif not special and (named or isinstance(value, Tensor)):
                     yield path.attribute(name), value, named
 
-    def _of_instance(self, path: Path, value: Any, named: bool) -> Iterator[tuple[Path, Any, bool]]:
+    def _of_instance(self, path: Path, value: Any) -> Iterator[tuple[Path, Any, bool]]:
         kind = type(value)
-        yield access.of_object(kind, kind.__name__), kind, False
+        if not is_constant_code(kind):
+            yield access.of_object(kind, kind.__name__), kind, False
         names = list(getattr(value, "__dict__", ()))
         for base in kind.__mro__:
             slots = base.__dict__.get("__slots__", ())

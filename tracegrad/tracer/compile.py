@@ -15,12 +15,14 @@ from tracegrad.config import config
 from tracegrad.errors import TraceLimitWarning
 from tracegrad.tracer import call, program, promotion, scalars
 from tracegrad.tracer.captures import Survey
-from tracegrad.tracer.history import Event, Statistics, describe, explain_miss
+from tracegrad.tracer.history import Event, describe, explain_miss
 from tracegrad.tracer.inspection import Inspection
 from tracegrad.tracer.recorder import AliasesMatter
 from tracegrad.tracer.signature import Binder, key_of, leaf_key
 from tracegrad.tracer.specialisation import Specialisation, arrays
 from tracegrad.tracer.state import state
+from tracegrad.tracer.statistics import Statistics
+from tracegrad.tracer.stores import CallLeaves
 from tracegrad.tracer.structure import Description, Static, flatten, leaf_names, statics
 from tracegrad.tracer.tensor import Tensor
 from tracegrad.tracer.tracing import record
@@ -97,7 +99,8 @@ class CompiledFunction(Inspection):
 
     def _nested_key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], Key]:
         """Leaves and key of a call whose arguments are not all tensors and floats."""
-        leaves: list[Any] = []
+        leaves = CallLeaves()
+        leaves.args = args
         described = tuple(self._describe(args, kwargs, leaves).items())
         modes = state.grad_enabled, promotion._default
         return leaves, (modes, described, tuple(map(leaf_key, leaves)))
@@ -179,7 +182,7 @@ class CompiledFunction(Inspection):
         described = self._describe(args, kwargs, [])
         fields = describe(described, leaves)
         reason = explain_miss(self.specialisations, key, fields, leaves)
-        found = Specialisation(self.name, key, fields, False)
+        found = Specialisation(self.name, key, fields, self.statistics)
         inputs = self._record(found, reason, described, leaves, args, kwargs, ())
         self.specialisations.append(found)
         self._by_key.setdefault(key, []).insert(0, found)
@@ -229,7 +232,7 @@ class CompiledFunction(Inspection):
         except AliasesMatter:
             if found.tree.inputs:
                 # The inputs are to be others: all paths are traced again, as they come.
-                found.restart(self.name)
+                found.restart()
             found.aliases = True
             trace, recorder = attempt((), True)
         found.add(trace, recorder, survey, leaves)
@@ -247,7 +250,8 @@ class CompiledFunction(Inspection):
         if not args and not kwargs:
             return self.specialisations
         args, kwargs = self._binder.bind(args, kwargs)
-        leaves: list[Any] = []
+        leaves = CallLeaves()
+        leaves.args = args
         self._describe(args, kwargs, leaves)
         key = self._key(leaves, args, kwargs)
         for found in self._by_key.get(key, ()):

@@ -9,9 +9,10 @@ from tracegrad.ir.printer import text
 from tracegrad.tracer import outcomes
 
 if TYPE_CHECKING:
-    from tracegrad.tracer.history import Event, Statistics
+    from tracegrad.tracer.history import Event
     from tracegrad.tracer.program import Program
     from tracegrad.tracer.specialisation import Specialisation
+    from tracegrad.tracer.statistics import Statistics
     from tracegrad.tracer.tree import Occurrence
 
 

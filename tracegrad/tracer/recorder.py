@@ -19,6 +19,7 @@ from tracegrad.tracer.access import Path
 from tracegrad.tracer.captures import Guard as CaptureGuard
 from tracegrad.tracer.captures import Survey
 from tracegrad.tracer.location import user_location
+from tracegrad.tracer.numbering import Numbering
 from tracegrad.tracer.recording import Guard, Segment, Steps, TraceInput, Value
 from tracegrad.tracer.state import state
 from tracegrad.tracer.undo import UndoLog
@@ -99,6 +100,7 @@ class Recorder:
         self._by_path: dict[Path, int] = {}
         self._paths: dict[int, Path] = dict(survey.tensors)
         self._answered: dict[Hashable, Hashable] = {}
+        self._numbers = Numbering()
         self._grad_read: set[int] = set()
         self._kept: list[Any] = []
         self._kinds: dict[int, str] = {}
@@ -208,7 +210,7 @@ class Recorder:
         recorded = self.value_of(tensor)
         if self._is_constant(recorded):
             return value
-        key = (recorded.ref, kind)
+        key = (self._numbers.number(recorded, self.segments), kind)
         if key in self._answered:
             return outcomes.concrete(kind, self._answered[key], value)
         outcome = outcomes.outcome(kind, value)

@@ -149,13 +149,17 @@ class Flag:
 
 @dataclass(eq=False)
 class End:
-    """How a path ends: what is returned and what is written."""
+    """How a path ends: what is returned and what is written.
+
+    `results` has the leaves of what is returned, then what is put into the places `stores`.
+    """
 
     structure: Description
     results: tuple[Result, ...]
     writes: tuple[Write, ...]
     grad_writes: tuple[GradWrite, ...]
     flags: tuple[Flag, ...]
+    stores: tuple[Path, ...] = ()
     draws: int = 0
 
     @property

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 
+from tracegrad.errors import SideEffectWarning
 from tracegrad.tracer.access import Path as AccessPath
 from tracegrad.tracer.captures import Guard, Survey
 from tracegrad.tracer.recorder import Recorder
 from tracegrad.tracer.recording import Trace
 from tracegrad.tracer.signature import TensorKey, key_of, key_of_array
+from tracegrad.tracer.statistics import Statistics
 from tracegrad.tracer.tensor import Tensor
 from tracegrad.tracer.tree import Tree
 from tracegrad.tracer.views import freeze, memory_root
@@ -28,12 +31,12 @@ class Specialisation:
     """
 
     def __init__(
-        self, name: str, key: tuple[Hashable, ...], fields: dict[str, str], aliases: bool
+        self, name: str, key: tuple[Hashable, ...], fields: dict[str, str], statistics: Statistics
     ) -> None:
         self.key = key
         self.fields = fields
-        self.aliases = aliases
-        self.tree = Tree(name)
+        self.aliases = False
+        self.tree = Tree(name, statistics)
         self.guards: list[Guard] = []
         self.same: list[tuple[AccessPath, AccessPath]] = []
         self.hits = 0
@@ -59,6 +62,7 @@ class Specialisation:
             if (type(guard), guard.path) not in self._guarded:
                 self._guarded.add((type(guard), guard.path))
                 self.guards.append(guard)
+        self._drop_changed(leaves)
         known = set(self.same)
         self.same.extend(pair for pair in survey.twins if pair not in known)
         for item in inputs:
@@ -85,14 +89,32 @@ class Specialisation:
             and self.tree.positions == list(range(len(leaves)))
         )
 
+    def _drop_changed(self, leaves: Sequence[Any]) -> None:
+        """Stop guarding what the function itself changed while it was traced, and say so.
+
+        It would never match again, and compiled code does not repeat the change.
+        """
+        changed = [guard for guard in self.guards if not guard.holds(leaves)]
+        if not changed:
+            return
+        self.guards = [guard for guard in self.guards if guard not in changed]
+        listed = ", ".join(guard.difference(leaves) for guard in changed)
+        warnings.warn(
+            f"{self.tree.name} changed Python objects while it was traced ({listed}). Compiled code "
+            "computes tensors and does not repeat such changes: return the value instead, and change "
+            "the object outside of the function",
+            SideEffectWarning,
+            stacklevel=6,
+        )
+
     def forget_tensors(self) -> None:
         """Do not keep the tensors of the traced call alive."""
         inputs = self.tree.inputs
         self.tree.inputs = [dataclasses.replace(item, tensor=None) for item in inputs]
 
-    def restart(self, name: str) -> None:
+    def restart(self) -> None:
         """Drop all traces: they will be made again, with other inputs."""
-        self.tree = Tree(name)
+        self.tree = Tree(self.tree.name, self.tree.statistics)
         self._captured = []
 
     def objects(self, recorder: Recorder, leaves: Sequence[Any]) -> list[Any]:

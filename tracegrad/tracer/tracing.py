@@ -24,6 +24,7 @@ from tracegrad.tracer.recording import (
     Write,
 )
 from tracegrad.tracer.state import state
+from tracegrad.tracer.stores import Places
 from tracegrad.tracer.structure import flatten, substitute
 from tracegrad.tracer.tape import Node, OpNode
 from tracegrad.tracer.tensor import Tensor, wrap
@@ -65,15 +66,17 @@ def record(
     generator = default_generator
     mark = generator.seed, generator.offset
     recorder = Recorder(arguments, survey, known, aliases=aliases, script=script, offset=mark[1])
+    places = Places(survey, (*own, *rest), leaves)
     before = state.grad_enabled
     state.recorder = recorder
     try:
         result = function(*own, *rest, **kwargs)
-        end = _end(recorder, result, [tensor for _, tensor in stand_ins])
+        end = _end(recorder, result, [tensor for _, tensor in stand_ins], places)
         end.draws = generator.offset - mark[1]
     finally:
         state.recorder = None
         state.grad_enabled = before
+        places.restore(places.changes())
         recorder.undo.revert()
         generator.seed, generator.offset = mark
     trace = Trace(
@@ -94,9 +97,11 @@ def stand_in(leaf: Any) -> tuple[str, Tensor]:
     return kind, tensor
 
 
-def _end(recorder: Recorder, returned: Any, stand_ins: Sequence[Tensor]) -> End:
+def _end(recorder: Recorder, returned: Any, stand_ins: Sequence[Tensor], places: Places) -> End:
     found: list[Any] = []
     structure = flatten(returned, found, objects=True)
+    changes = places.changes()
+    found += [now for _, _, now in changes]
     results = []
     seen: dict[int, int] = {}
     memory: dict[Ref, int] = {}
@@ -125,6 +130,7 @@ def _end(recorder: Recorder, returned: Any, stand_ins: Sequence[Tensor]) -> End:
         tuple(writes),
         _grad_writes(recorder),
         _flags(recorder),
+        tuple(path for path, _, _ in changes),
     )
 
 

@@ -14,6 +14,7 @@ from tracegrad.tracer import outcomes
 from tracegrad.tracer.program import Program, program_for
 from tracegrad.tracer.recording import End, Ref, Segment, Trace, TraceInput
 from tracegrad.tracer.signature import Layout
+from tracegrad.tracer.statistics import Statistics
 
 Array = np.ndarray[Any, Any]
 
@@ -139,8 +140,9 @@ def resolve(ref: Ref, path: Sequence[Occurrence]) -> Ref:
 class Tree:
     """All traces of one signature, with what guards them."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, statistics: Statistics) -> None:
         self.name = name
+        self.statistics = statistics
         self.inputs: list[TraceInput] = []
         self.root: Occurrence | None = None
         self.paths: dict[Occurrence, Path] = {}
@@ -204,7 +206,10 @@ class Tree:
         where = "its guard"
         for a, b, node in zip(key[1], known.key[1], segment.builder.nodes, strict=False):  # type: ignore[call-overload]
             if a != b:
-                where = f"{node.op.name} at {node.loc}"
+                # A constant says less than what is done with it.
+                users = (user for user in segment.builder.nodes if node in user.inputs)
+                shown = next(users, node) if node.op.name == "constant" else node
+                where = f"{shown.op.name} at {shown.loc}"
                 break
         raise TraceError(
             f"{self.name}: traced once more with equal inputs and equal outcomes of its conditions, the "

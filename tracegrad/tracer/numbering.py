@@ -1,0 +1,45 @@
+"""Equal values of different segments: a condition that was asked once needs no second guard."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+from tracegrad.ir.graph import Node
+from tracegrad.ir.structure import frozen_params
+from tracegrad.tracer.recording import Segment, Value
+
+
+class Numbering:
+    """Gives the values of one trace numbers that are equal for values computed in the same way."""
+
+    def __init__(self) -> None:
+        self._of_node: dict[Node, int] = {}
+        self._of_expression: dict[Hashable, int] = {}
+
+    def number(self, value: Value, segments: Sequence[Segment]) -> int:
+        """The number of a value."""
+        if value.segment < 0:
+            return self._intern(("input", value.position))
+        assert value.node is not None
+        # Segments in order: imports refer to earlier ones, whose nodes have numbers by then.
+        for segment in segments[: value.segment + 1]:
+            self._number_all(segment, segments)
+        return self._of_node[value.node]
+
+    def _number_all(self, segment: Segment, segments: Sequence[Segment]) -> None:
+        for node, source in zip(segment.builder.inputs, segment.sources, strict=True):
+            if node not in self._of_node:
+                if source.segment < 0:
+                    self._of_node[node] = self._intern(("input", source.position))
+                else:
+                    assert source.node is not None
+                    self._of_node[node] = self._of_node[source.node]
+        for node in segment.builder.nodes:
+            if node not in self._of_node:
+                operands = tuple(self._of_node[x] for x in node.inputs)
+                # What is not pure is equal to nothing else.
+                key = (node.op.name, operands, frozen_params(node.params))
+                self._of_node[node] = self._intern(key if node.op.pure else id(node))
+
+    def _intern(self, key: Hashable) -> int:
+        return self._of_expression.setdefault(key, len(self._of_expression))
