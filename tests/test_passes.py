@@ -11,7 +11,6 @@ from hypothesis import given
 
 from tests.op_samples import calls
 from tests.random_graphs import graphs, inputs_of
-from tracegrad import log
 from tracegrad.config import config
 from tracegrad.ir.differentiate import joint_graph
 from tracegrad.ir.graph import Builder, Graph
@@ -32,6 +31,7 @@ from tracegrad.ir.printer import text
 from tracegrad.ir.rewrites import EXACT, INEXACT, Rule, RuleTable
 from tracegrad.ir.structure import equal
 from tracegrad.ir.types import DTYPES, DType, TensorType, bool_, float32, float64, int32, type_of
+from tracegrad.log import enabled
 
 # Signed zeros, infinities, NaN, subnormals: what algebra goes wrong on.
 HARD = (0.0, -0.0, 1.0, -1.5, np.inf, -np.inf, np.nan, 3e-45, 1e38, 0.1)
@@ -497,6 +497,6 @@ def test_passes_report_and_dump(tmp_path: object, capsys: pytest.CaptureFixture[
     with config.override(log=frozenset({"passes"}), dump=tmp_path):
         optimize(graph)
     assert "f: exact algebra: 8 -> " in capsys.readouterr().err
-    assert log.enabled("passes") is False
+    assert enabled("passes") is False
     files = sorted(p.name for p in tmp_path.iterdir())  # type: ignore[attr-defined]
     assert files[0] == "0001-f-expand_composites.py"

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tracegrad import log
 from tracegrad.config import config
 from tracegrad.ir.canonical import CANONICAL, NodeRule, fold
 from tracegrad.ir.graph import Builder, Graph, Node
 from tracegrad.ir.printer import text
 from tracegrad.ir.rewrites import EXACT, INEXACT, RuleTable
 from tracegrad.ir.verifier import verify
+from tracegrad.log import dump, log
 
 # A phase is repeated while it changes something; no graph has been seen to need more.
 _ROUNDS = 4
@@ -122,19 +122,19 @@ def optimize(graph: Graph, fastmath: bool = False) -> Graph:
                 graph = _run(step, graph)
             if len(steps) == 1 or start.nodes == graph.nodes:
                 break
-    log.log("passes", lambda: f"{graph.name}: {before} -> {len(graph.nodes)} nodes\n{text(graph)}")
+    log("passes", lambda: f"{graph.name}: {before} -> {len(graph.nodes)} nodes\n{text(graph)}")
     return graph
 
 
 def _run(step: Pass, graph: Graph) -> Graph:
     result = step.run(graph)
     _check(result, step.name)
-    log.log(
+    log(
         "passes",
         lambda: f"{graph.name}: {step.name}: {len(graph.nodes)} -> {len(result.nodes)} nodes",
     )
     if config.dump is not None:
-        log.dump(step.name, graph.name, text(result, elide=True))
+        dump(step.name, graph.name, text(result, elide=True))
     return result
 
 
