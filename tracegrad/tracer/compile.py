@@ -10,9 +10,9 @@ import warnings
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, overload
 
-from tracegrad.log import log
 from tracegrad.config import config
 from tracegrad.errors import TraceLimitWarning
+from tracegrad.log import log
 from tracegrad.tracer import call, program, promotion, scalars
 from tracegrad.tracer.captures import Survey
 from tracegrad.tracer.history import Event, describe, explain_miss
@@ -74,7 +74,10 @@ class CompiledFunction(Inspection):
                         parts.append(cached[1])
                     else:
                         parts.append(key_of(value))
-                    parts.append(value._requires_grad or value.requires_grad)
+                    # Only a view can require a gradient without knowing it yet.
+                    parts.append(
+                        value._requires_grad or (value._base is not None and value.requires_grad)
+                    )
                 elif kind is float:
                     parts.append(float)
                 else:

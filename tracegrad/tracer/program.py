@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracegrad.log import dump, log
 from tracegrad.config import config
 from tracegrad.ir.differentiate import joint_graph
 from tracegrad.ir.graph import Graph, Node
@@ -18,6 +17,7 @@ from tracegrad.ir.partition import Saved, cut
 from tracegrad.ir.passes import eliminate, optimize, rewrite
 from tracegrad.ir.printer import text
 from tracegrad.ir.structure import structural_key
+from tracegrad.log import dump, log
 from tracegrad.tracer.zeros import without_cotangents
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ class Program:
         self.present: tuple[bool, ...] = ()
         self.backward_graph: Graph | None = None
         self._backwards: dict[tuple[bool, ...], Executable] = {}
+        self.all_given = (True,) * sum(given)
         if any(wrt) and any(given):
             joint, present = joint_graph(graph, wrt, given)
             joint = optimize(without_detach(joint))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from tracegrad.tracer.program import Program, program_for
 from tracegrad.tracer.recording import End, Ref, Segment, Trace, TraceInput
 from tracegrad.tracer.signature import Layout
 from tracegrad.tracer.statistics import Statistics
+
+if TYPE_CHECKING:
+    from tracegrad.tracer.call_backward import Saving
 
 Array = np.ndarray[Any, Any]
 
@@ -90,6 +93,7 @@ class Path:
         self.differentiable = end.differentiable
         self.last_used = 0
         self.whole: dict[Any, Graph] = {}
+        self.saving: Saving | None = None
         self.refs = [self._resolve(r.ref) if r.kind == "value" else r.ref for r in end.results]
         self.write_refs = [self._resolve(w.ref) for w in end.writes]
         self.grad_refs = [None if g.ref is None else self._resolve(g.ref) for g in end.grad_writes]
