@@ -10,6 +10,8 @@ from collections.abc import Callable, Hashable, Sequence
 from types import CellType
 from typing import Any, Final
 
+from tracegrad.runtime.random import default_generator
+
 
 class _Missing:
     def __repr__(self) -> str:
@@ -131,8 +133,6 @@ def of_generator(part: str) -> Path:
     """The "seed" or the "offset" of the random numbers."""
 
     def read(arguments: Sequence[Any]) -> Any:
-        from tracegrad.runtime.random import default_generator
-
         return getattr(default_generator, part)
 
     return Path(("generator", part), f"the random {part}", read)

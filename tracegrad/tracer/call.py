@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tracegrad.runtime.random import default_generator
 from tracegrad.tracer.call_backward import CompiledFunctionBackward, FreedNode
 from tracegrad.tracer.dispatch import apply
 from tracegrad.tracer.location import user_place
@@ -142,6 +143,6 @@ def commit(
     for flag in end.flags:
         inputs[flag.input]._requires_grad = flag.value
     if end.draws:
-        from tracegrad.runtime.random import default_generator
-
         default_generator.advance(end.draws)
+    if end.generator is not None:
+        default_generator.set_state(end.generator)

@@ -34,6 +34,8 @@ _CONSTANT_PACKAGES = frozenset(sys.stdlib_module_names) - {"__main__"} | {
 }
 
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
+# What is compared by value; all else by identity.
+_COMPARED: tuple[type, ...] = (*_SCALARS, list, tuple)
 _MOST_OBJECTS = 20_000
 _GLOBAL_LOADS = frozenset({"LOAD_GLOBAL", "LOAD_NAME"})
 _ATTRIBUTE_LOADS = frozenset({"LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"})
@@ -54,11 +56,11 @@ class Guard:
 
     def holds(self, arguments: Sequence[Any]) -> bool:
         """Whether what stands at the path now is what stood there when the trace was made."""
-        value = self.path.get(arguments)
-        expected = self.expected
+        value: Any = self.path.get(arguments)
+        expected: Any = self.expected
         if value is expected:
             return True
-        if type(value) is not type(expected) or not isinstance(value, (*_SCALARS, list, tuple)):
+        if type(value) is not type(expected) or not isinstance(expected, _COMPARED):
             return False
         if self._types is not None:
             return bool(value == expected) and [type(item) for item in value] == self._types

@@ -1,4 +1,4 @@
-"""`compile`: a function that is traced when it meets new arguments and replayed when it knows them."""
+"""`compile`: a function that is traced for new arguments and replayed for known ones."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tracegrad.log import log
 from tracegrad.tracer import call, program, promotion, scalars
 from tracegrad.tracer.captures import Survey
 from tracegrad.tracer.history import Event, describe, explain_miss
+from tracegrad.tracer.inputs import AliasesMatter
 from tracegrad.tracer.inspection import Inspection
-from tracegrad.tracer.recorder import AliasesMatter
 from tracegrad.tracer.signature import Binder, key_of, leaf_key
 from tracegrad.tracer.specialisation import Specialisation, arrays
 from tracegrad.tracer.state import state
@@ -26,7 +26,7 @@ from tracegrad.tracer.stores import CallLeaves
 from tracegrad.tracer.structure import Description, Static, flatten, leaf_names, statics
 from tracegrad.tracer.tensor import Tensor
 from tracegrad.tracer.tracing import record
-from tracegrad.tracer.tree import MissingEdge, run
+from tracegrad.tracer.tree import UnknownOutcomeError, run
 
 Key = tuple[Hashable, ...]
 
@@ -93,7 +93,7 @@ class CompiledFunction(Inspection):
             if inputs is not None:
                 try:
                     path, values = run(found.tree, arrays(inputs))
-                except MissingEdge as miss:
+                except UnknownOutcomeError as miss:
                     return self._retrace_and_finish(found, miss, leaves, args, kwargs)
                 self.statistics.hits += 1
                 self._clock = found.last_used = path.last_used = self._clock + 1
@@ -142,7 +142,7 @@ class CompiledFunction(Inspection):
     def _retrace_and_finish(
         self,
         found: Specialisation,
-        miss: MissingEdge,
+        miss: UnknownOutcomeError,
         leaves: Sequence[Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -161,14 +161,14 @@ class CompiledFunction(Inspection):
     ) -> Any:
         """Compile what is new and run it; once more as long as that leads where no trace went.
 
-        Compiled code may round differently from the eager run of the trace, so that a condition near
-        its threshold comes out differently. What the compiled code finds is what counts.
+        Compiled code may round differently from the eager run of the trace, so that a condition
+        near its threshold comes out differently. What the compiled code finds is what counts.
         """
         while True:
             compiled, seconds = program.counters.compilations, program.counters.seconds
             try:
                 path, values = run(found.tree, arrays(inputs))
-            except MissingEdge as miss:
+            except UnknownOutcomeError as miss:
                 inputs = self._retrace(found, miss, leaves, args, kwargs)
                 continue
             finally:
@@ -194,7 +194,7 @@ class CompiledFunction(Inspection):
     def _retrace(
         self,
         found: Specialisation,
-        miss: MissingEdge,
+        miss: UnknownOutcomeError,
         leaves: Sequence[Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],

@@ -70,11 +70,11 @@ class Inspection:
         return "\n".join(found) or f"# {self.name} has not been called yet\n"
 
     def explain(self) -> str:
-        """Specialisations, their conditions, how often each was used, and why each trace was made."""
+        """Specialisations, their conditions, how often each was used, why each trace was made."""
         s = self.statistics
         lines = [
-            f"{self.name}: {s.calls} calls, {s.hits} hits, {s.traces} traces, {s.retraces} retraces, "
-            f"{s.compilations} compilations",
+            f"{self.name}: {s.calls} calls, {s.hits} hits, {s.traces} traces, "
+            f"{s.retraces} retraces, {s.compilations} compilations",
             f"  tracing {s.trace_seconds * 1e3:.1f} ms, compiling {s.compile_seconds * 1e3:.1f} ms",
         ]
         for number, item in enumerate(self.specialisations, 1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from tracegrad.ir.graph import Node
-from tracegrad.ir.structure import frozen_params
+from tracegrad.ir.params import frozen_params
 from tracegrad.tracer.recording import Segment, Value
 
 
@@ -15,6 +15,8 @@ class Numbering:
     def __init__(self) -> None:
         self._of_node: dict[Node, int] = {}
         self._of_expression: dict[Hashable, int] = {}
+        # Segments before this one are complete and have been numbered.
+        self._complete = 0
 
     def number(self, value: Value, segments: Sequence[Segment]) -> int:
         """The number of a value."""
@@ -22,11 +24,12 @@ class Numbering:
             return self._intern(("input", value.position))
         assert value.node is not None
         # Segments in order: imports refer to earlier ones, whose nodes have numbers by then.
-        for segment in segments[: value.segment + 1]:
-            self._number_all(segment, segments)
+        for segment in segments[self._complete :]:
+            self._number_all(segment)
+        self._complete = len(segments) - 1
         return self._of_node[value.node]
 
-    def _number_all(self, segment: Segment, segments: Sequence[Segment]) -> None:
+    def _number_all(self, segment: Segment) -> None:
         for node, source in zip(segment.builder.inputs, segment.sources, strict=True):
             if node not in self._of_node:
                 if source.segment < 0:

@@ -11,13 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracegrad.ir.graph import Builder, Literal, Node
+from tracegrad.ir.graph import Builder, Literal, Node, reachable
 from tracegrad.ir.op import CONSTANT, OPS, Op, _NonDifferentiable
-from tracegrad.ir.types import TensorType, type_of
+from tracegrad.ir.types import TensorType
 from tracegrad.tracer import access, outcomes
 from tracegrad.tracer.access import Path
 from tracegrad.tracer.captures import Guard as CaptureGuard
 from tracegrad.tracer.captures import Survey
+from tracegrad.tracer.draws import Draws
+from tracegrad.tracer.inputs import (
+    AliasesMatter,
+    Binding,
+    InputTable,
+    Memory,
+    parent_of,
+    storage_of,
+)
 from tracegrad.tracer.location import user_location
 from tracegrad.tracer.numbering import Numbering
 from tracegrad.tracer.recording import Guard, Segment, Steps, TraceInput, Value
@@ -26,52 +35,17 @@ from tracegrad.tracer.undo import UndoLog
 from tracegrad.tracer.views import freeze, memory_root, replay, write_back
 
 if TYPE_CHECKING:
-    from tracegrad.tracer.storage import Storage
     from tracegrad.tracer.tensor import Tensor
-
 
 # What Python's bool, int and float are as arrays.
 _NUMBERS = frozenset(map(np.dtype, ("bool", "int64", "float64")))
 
 
-class AliasesMatter(BaseException):
-    """A write reached memory that several inputs share: record again with their bases as inputs.
-
-    Not an Exception, so that the user's `except Exception` does not stop it.
-    """
-
-
-class Memory:
-    """One piece of memory during a trace: the value of its root tensor now, and how often it changed."""
-
-    __slots__ = ("created", "inputs", "root", "storage", "value", "version")
-
-    def __init__(self, storage: Storage, root: Tensor | None, value: Value | None) -> None:
-        self.storage = storage
-        self.root = root
-        self.value = value
-        self.version = 0
-        self.created = value is not None
-        # Numbers of the trace's inputs that live here.
-        self.inputs: list[int] = []
-
-
-class Binding:
-    """What a tensor's value is, as long as its memory has this version."""
-
-    __slots__ = ("recorder", "value", "version")
-
-    def __init__(self, recorder: Recorder, value: Value, version: int) -> None:
-        self.recorder = recorder
-        self.value = value
-        self.version = version
-
-
-class Recorder:
+class Recorder(InputTable):
     """Notes what happens on this thread while one function is traced.
 
-    `aliases`: represent every input that is a view by its base. `script`: the outcomes that the
-    first guards have to have, so that a retrace goes the way that the compiled code went.
+    `script`: the outcomes that the first guards have to have, so that a retrace goes the way that
+    the compiled code went.
     """
 
     def __init__(
@@ -82,45 +56,18 @@ class Recorder:
         *,
         aliases: bool,
         script: Sequence[Hashable],
-        offset: int,
     ) -> None:
-        self.inputs: list[TraceInput] = []
+        super().__init__(arguments, survey, known, aliases)
         self.segments: list[Segment] = [Segment(Builder("forward"))]
         self.outcomes: list[Hashable] = []
         self.guards: list[CaptureGuard] = []
-        self.undo = UndoLog()
-        self.aliases = aliases
         self.writes_inputs = False
         self.grad_written: dict[int, Tensor] = {}
-        self.start_offset = offset
-        self.memories: dict[int, Memory] = {}
+        self.draws = Draws()
         self._script = list(script)
-        self._survey = survey
-        self._number_of: dict[int, int] = {}
-        self._by_path: dict[Path, int] = {}
-        self._paths: dict[int, Path] = dict(survey.tensors)
         self._answered: dict[Hashable, Hashable] = {}
         self._numbers = Numbering()
         self._grad_read: set[int] = set()
-        self._kept: list[Any] = []
-        self._kinds: dict[int, str] = {}
-        self._arguments = [tensor for _, _, tensor in arguments]
-        for path, kind, tensor in arguments:
-            self.undo.keep(tensor)
-            self._paths.setdefault(id(tensor), path)
-            if kind == "tensor":
-                # An argument's own name wins over a way through a container that it stands in.
-                self._paths[id(tensor)] = path
-            self._kinds[id(tensor)] = kind
-            self._kept.append(tensor)
-        if known:
-            # Inputs of the traces that are known keep their numbers.
-            for item in known:
-                self._add_known(item)
-        elif not aliases:
-            for path, kind, tensor in arguments:
-                if id(tensor) not in self._number_of:
-                    self._add_input(tensor, path, kind)
 
     def close(self) -> None:
         """Forget all tensors: one that escaped may keep this object alive."""
@@ -311,14 +258,6 @@ class Recorder:
             memory = self.memories[id(storage_of(tensor))]
         return memory
 
-    def is_input(self, tensor: Tensor) -> bool:
-        """Whether `tensor` itself is an input of the trace."""
-        return id(tensor) in self._number_of
-
-    def number_of(self, tensor: Tensor) -> int:
-        """The number of an input."""
-        return self._number_of[id(tensor)]
-
     def _is_own(self, tensor: Tensor) -> bool:
         """Whether the trace made this tensor."""
         memory = self.memories.get(id(storage_of(tensor)))
@@ -394,94 +333,26 @@ class Recorder:
         """Whether a value depends on nothing that another call could change."""
         if value.node is None:
             return False
-        work = [value.node]
-        while work:
-            node = work.pop()
-            if node.op.name == "input" or not node.op.pure:
-                return False
-            work.extend(node.inputs)
-        return True
-
-    # ---------------------------------------------------------------- inputs
-
-    def _input_number(self, tensor: Tensor) -> int:
-        """The number of the input that `tensor`, or its base, is; a new one if it is not known."""
-        found = self._number_of.get(id(tensor))
-        if found is not None:
-            return found
-        source: Tensor | None = tensor
-        path: Path | None = None
-        candidate = tensor
-        while source is not None and path is None:
-            number = self._number_of.get(id(source))
-            if number is not None:
-                return number
-            candidate = source
-            path = self._paths.get(id(source)) or self._survey.arrays.get(id(source._array))
-            source = parent_of(source)[0]
-        if path is None:
-            candidate = tensor
-            path = access.of_object(tensor, "<a tensor>")
-        kind = self._kinds.get(id(candidate), "tensor")
-        if id(candidate) not in self._paths and id(candidate._array) in self._survey.arrays:
-            kind = "array"
-        if self.aliases and kind == "tensor":
-            root, steps = memory_root(candidate)
-            if root is not candidate:
-                path, candidate = root_path(path), root
-                number = self._by_path.get(path)
-                if number is not None or id(root) in self._number_of:
-                    return self._number_of[id(root)]
-        return self._add_input(candidate, path, kind)
-
-    def _add_known(self, item: TraceInput) -> None:
-        if item.kind in ("seed", "offset"):
-            self.inputs.append(item)
-            self._by_path[item.path] = len(self.inputs) - 1
-            return
-        tensor = item.path.get(self._arguments)
-        if isinstance(tensor, np.ndarray) or not hasattr(tensor, "_array"):
-            # It is not there this time; its number stays taken.
-            self.inputs.append(item)
-            return
-        self._add_input(tensor, item.path, item.kind)
-
-    def _add_input(self, tensor: Tensor, path: Path, kind: str) -> int:
-        number = len(self.inputs)
-        self.undo.keep(tensor)
-        self._kept.append(tensor)
-        differentiable = kind == "tensor" and tensor.requires_grad
-        type = type_of(tensor._array)
-        self.inputs.append(TraceInput(path, kind, tensor, type, name_of(path), differentiable))
-        self._number_of[id(tensor)] = number
-        self._by_path[path] = number
-        value = Value(-1, number, None, type, differentiable)
-        memory = self.memories.get(id(storage_of(tensor)))
-        if memory is None:
-            storage = storage_of(tensor)
-            memory = Memory(storage, tensor, None)
-            memory.value = value
-            self.memories[id(storage)] = memory
-        elif memory.version:
-            raise AliasesMatter
-        memory.inputs.append(number)
-        tensor._trace = Binding(self, value, 0)
-        return number
-
-    # ---------------------------------------------------------------- random
+        needed = reachable([value.node])
+        return all(node.op.name != "input" and node.op.pure for node in needed)
 
     def _record_draw(
         self, op: Op, inputs: Sequence[Tensor], params: dict[str, Any], output: Tensor
     ) -> None:
         """Random numbers are a function of the generator's seed and offset, which are inputs."""
-        seed = self._generator_value("seed", inputs[0])
-        start = self._generator_value("offset", inputs[1])
-        ahead = int(inputs[1]._array) - self.start_offset
-        offset = self._use(start)
-        if ahead:
-            step = self._emit_constant(Literal(np.asarray(ahead, np.int64)))
-            offset = self._append(OPS["add"], [offset, step], {})
-        node = self._append(op, [self._use(seed), offset], params)
+        ahead = self.draws.take(inputs[0], inputs[1], output)
+        if ahead is None:
+            # The function chose the seed itself: the numbers are the same at each call.
+            nodes = [self._emit_constant(Literal(x._array)) for x in inputs]
+        else:
+            nodes = [
+                self._use(self._generator_value(kind, tensor))
+                for kind, tensor in zip(("seed", "offset"), inputs, strict=True)
+            ]
+            if ahead:
+                step = self._emit_constant(Literal(np.asarray(ahead, np.int64)))
+                nodes[1] = self._append(OPS["add"], [nodes[1], step], {})
+        node = self._append(op, nodes, params)
         self._bind_new(output, self._value(node, False))
 
     def _generator_value(self, kind: str, tensor: Tensor) -> Value:
@@ -493,33 +364,3 @@ class Recorder:
             self.inputs.append(TraceInput(path, kind, tensor, type, kind, False))
             self._by_path[path] = number
         return Value(-1, number, None, self.inputs[number].type, False)
-
-
-def storage_of(tensor: Tensor) -> Storage:
-    """What stands for a piece of memory: `.data` has marks of its own, but not memory."""
-    return memory_root(tensor)[0]._storage
-
-
-def parent_of(tensor: Tensor) -> tuple[Tensor | None, Any]:
-    """The tensor that `tensor` directly shares its memory with, and the steps from there."""
-    if tensor._base is not None:
-        return tensor._base, tensor._steps
-    if tensor._alias is not None:
-        return tensor._alias
-    return None, ()
-
-
-def root_path(path: Path) -> Path:
-    """The way on from a view to the tensor whose memory it shows."""
-    read = path.read
-    return Path(
-        ("root", path),
-        f"the base of {path}",
-        lambda arguments: memory_root(read(arguments))[0],
-    )
-
-
-def name_of(path: Path) -> str:
-    """A name for an input in the IR."""
-    text = "".join(c if c.isalnum() else "_" for c in str(path)).strip("_")
-    return text if text.isidentifier() else f"x_{text}"

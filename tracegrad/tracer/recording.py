@@ -14,7 +14,7 @@ from tracegrad.tracer.access import Path
 from tracegrad.tracer.structure import Description
 
 Ref = tuple[int, int]
-"""A value of a trace: (number of the segment, position of its node there); segment -1 holds the inputs."""
+"""A value of a trace: number of the segment, position of its node there. Segment -1: the inputs."""
 
 Steps = tuple[tuple[Op, tuple[tuple[str, Any], ...]], ...]
 
@@ -40,7 +40,7 @@ class TraceInput:
 
 @dataclass(eq=False)
 class Value:
-    """A recorded value. `differentiable`: a gradient may flow through it to an input of the trace."""
+    """A recorded value. `differentiable`: a gradient may flow through it to an input."""
 
     segment: int
     position: int
@@ -161,6 +161,7 @@ class End:
     flags: tuple[Flag, ...]
     stores: tuple[Path, ...] = ()
     draws: int = 0
+    generator: tuple[int, int] | None = None
 
     @property
     def differentiable(self) -> bool:

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 
 from tracegrad.ir.types import BY_NUMPY
-from tracegrad.tracer.promotion import get_default_dtype
-from tracegrad.tracer.state import state
 from tracegrad.tracer.tensor import Tensor
 
 Layout = tuple[int, ...]
@@ -58,13 +56,8 @@ def key_of(tensor: Tensor) -> TensorKey:
     return key
 
 
-def mode_key() -> Hashable:
-    """What of the thread's modes changes what a function does."""
-    return state.grad_enabled, get_default_dtype()
-
-
-def leaf_key(leaf: Any) -> Hashable:
-    """The part of a dynamic leaf in the key of a call."""
+def leaf_key(leaf: Any) -> Any:
+    """The part of a dynamic leaf in the key of a call; hashable."""
     if isinstance(leaf, Tensor):
         return key_of(leaf), leaf.requires_grad
     if isinstance(leaf, np.ndarray | np.generic):
@@ -95,9 +88,8 @@ class Binder:
                     self._defaults[parameter.name] = parameter.default
             elif parameter.kind is parameter.VAR_POSITIONAL:
                 self._open = True
-            elif parameter.kind is parameter.KEYWORD_ONLY:
-                if parameter.default is not parameter.empty:
-                    self._keyword_defaults[parameter.name] = parameter.default
+            elif parameter.default is not parameter.empty:
+                self._keyword_defaults[parameter.name] = parameter.default
         self._names = tuple(names)
         self.count = len(names)
 

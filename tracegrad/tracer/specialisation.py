@@ -100,9 +100,9 @@ class Specialisation:
         self.guards = [guard for guard in self.guards if guard not in changed]
         listed = ", ".join(guard.difference(leaves) for guard in changed)
         warnings.warn(
-            f"{self.tree.name} changed Python objects while it was traced ({listed}). Compiled code "
-            "computes tensors and does not repeat such changes: return the value instead, and change "
-            "the object outside of the function",
+            f"{self.tree.name} changed Python objects while it was traced ({listed}). Compiled "
+            "code computes tensors and does not repeat such changes: return the value instead, and "
+            "change the object outside of the function",
             SideEffectWarning,
             stacklevel=6,
         )
@@ -149,9 +149,10 @@ class Specialisation:
                     return None
                 if value.requires_grad is not differentiable:
                     return None
-            elif kind == "array":
-                if not isinstance(value, np.ndarray) or key_of_array(value) is not key:
-                    return None
+            elif kind == "array" and not (
+                isinstance(value, np.ndarray) and key_of_array(value) is key
+            ):
+                return None
             inputs[i] = value
         if self._watch_pattern and pattern([*leaves, *inputs]) != self._pattern:
             return None
@@ -172,9 +173,10 @@ class Specialisation:
                     found.append(f"{path}: {key} -> {key_of(value)}")
                 elif value.requires_grad is not differentiable:
                     found.append(f"{path}: requires_grad {differentiable} -> {value.requires_grad}")
-            elif kind == "array" and isinstance(value, np.ndarray):
-                if key_of_array(value) is not key:
-                    found.append(f"{path}: {key} -> {key_of_array(value)}")
+            elif kind == "array" and not isinstance(value, np.ndarray):
+                found.append(f"{path}: array -> {type(value).__name__}")
+            elif kind == "array" and key_of_array(value) is not key:
+                found.append(f"{path}: {key} -> {key_of_array(value)}")
         return found or ["which of the arguments share memory"]
 
 

@@ -83,7 +83,8 @@ def compares_by_value(value: Any) -> bool:
         return True
     if isinstance(value, float | int):
         return True
-    if type(value).__eq__ is object.__eq__:
+    compare: Any = type(value).__eq__
+    if compare is object.__eq__:
         return False
     try:
         hash(value)
@@ -213,8 +214,8 @@ def substitute(value: Any, replace: Callable[[Any], Any], depth: int = 0) -> Any
 def statics(description: Description) -> list[Any]:
     """The static objects in a description that are more than plain values."""
     if isinstance(description, Static):
-        plain = bool | str | bytes | complex | type(None) | float | int
-        return [] if isinstance(description.value, plain) else [description.value]
+        plain = isinstance(description.value, bool | str | bytes | complex | None | float | int)
+        return [] if plain else [description.value]
     if isinstance(description, Container):
         return [value for item in description.items for value in statics(item)]
     return []

@@ -1,4 +1,4 @@
-"""One trace: a function runs under a recorder, and what it did becomes a path. Nothing stays changed."""
+"""One trace: a function runs under a recorder, what it did becomes a path, and is undone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 from tracegrad.errors import TraceError
 from tracegrad.tracer import access
 from tracegrad.tracer.captures import Survey
-from tracegrad.tracer.recorder import Recorder, parent_of, storage_of
+from tracegrad.tracer.inputs import parent_of, storage_of
+from tracegrad.tracer.recorder import Recorder
 from tracegrad.tracer.recording import (
     End,
     Flag,
@@ -58,27 +59,23 @@ def record(
 
     own, rest = (args[:1], args[1:]) if keep_first else ((), args)
     rest = tuple(substitute(value, lambda leaf: next(remaining)) for value in rest)
-    kwargs = {name: None for name in kwargs} | {
+    kwargs = dict.fromkeys(kwargs) | {
         name: substitute(kwargs[name], lambda leaf: next(remaining)) for name in sorted(kwargs)
     }
-    from tracegrad.runtime.random import default_generator
-
-    generator = default_generator
-    mark = generator.seed, generator.offset
-    recorder = Recorder(arguments, survey, known, aliases=aliases, script=script, offset=mark[1])
+    recorder = Recorder(arguments, survey, known, aliases=aliases, script=script)
     places = Places(survey, (*own, *rest), leaves)
     before = state.grad_enabled
     state.recorder = recorder
     try:
         result = function(*own, *rest, **kwargs)
         end = _end(recorder, result, [tensor for _, tensor in stand_ins], places)
-        end.draws = generator.offset - mark[1]
+        end.draws, end.generator = recorder.draws.end()
     finally:
         state.recorder = None
         state.grad_enabled = before
         places.restore(places.changes())
         recorder.undo.revert()
-        generator.seed, generator.offset = mark
+        recorder.draws.restore()
     trace = Trace(
         recorder.inputs, recorder.segments, recorder.outcomes, end, recorder.writes_inputs
     )
@@ -136,7 +133,7 @@ def _end(recorder: Recorder, returned: Any, stand_ins: Sequence[Tensor], places:
 
 def _result(recorder: Recorder, leaf: Any, stand_ins: Sequence[Tensor]) -> Result:
     if not isinstance(leaf, Tensor):
-        for i, tensor in enumerate(stand_ins):
+        for tensor in stand_ins:
             if isinstance(leaf, np.ndarray) and tensor._array is leaf:
                 return Result("input", (-1, recorder.number_of(tensor)))
         return Result("constant", (-1, -1), constant=leaf)

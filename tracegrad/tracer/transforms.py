@@ -63,12 +63,14 @@ class Variables:
             tensor = promotion.cast(tensor, promotion.get_default_dtype())
         if not tensor.dtype.is_floating_point:
             raise GradError(
-                f"argument {number} is {tensor.dtype.name}: only floating-point arguments have gradients"
+                f"argument {number} is {tensor.dtype.name}: only floating-point arguments have "
+                "gradients"
             )
         if state.grad_enabled and tensor.requires_grad:
             self.linked = True
             return apply(OPS["reshape"], [tensor], {"shape": tensor._array.shape})
-        return tensor.detach().requires_grad_()
+        variable: Tensor = tensor.detach().requires_grad_()
+        return variable
 
     def arrange(self, gradients: Sequence[Any]) -> list[Any]:
         """Gradients of the values in the structures of the arguments."""
@@ -199,8 +201,8 @@ def _check_scalar(value: Any) -> None:
         raise GradError(f"the function returned {type(value).__name__}, not a scalar tensor")
     if value._array.size != 1:
         raise GradError(
-            f"grad needs a function with a scalar result, but it returned shape {tuple(value.shape)}. "
-            "Use vjp or jacrev"
+            "grad needs a function with a scalar result, but it returned shape "
+            f"{tuple(value.shape)}. Use vjp or jacrev"
         )
     if not value.dtype.is_floating_point:
         raise GradError(f"a result of {value.dtype.name} has no gradient")

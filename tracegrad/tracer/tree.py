@@ -1,4 +1,4 @@
-"""The tree of traces of one signature: segments, and after each guard one way on for each outcome."""
+"""The tree of traces of one signature: segments, and after each guard a way on per outcome."""
 
 from __future__ import annotations
 
@@ -98,6 +98,7 @@ class Path:
         self.write_refs = [self._resolve(w.ref) for w in end.writes]
         self.grad_refs = [None if g.ref is None else self._resolve(g.ref) for g in end.grad_writes]
         self.has_effects = bool(end.writes or end.grad_writes or end.flags or end.draws)
+        self.has_effects |= end.generator is not None
         self.written = {w.input for w in end.writes}
         self.differentiable_inputs = [
             i for i, item in enumerate(tree.inputs) if item.differentiable
@@ -216,10 +217,10 @@ class Tree:
                 where = f"{shown.op.name} at {shown.loc}"
                 break
         raise TraceError(
-            f"{self.name}: traced once more with equal inputs and equal outcomes of its conditions, the "
-            f"function did something else, first in {where}. It depends on something that is no "
-            "argument, global or attribute that its code names: a random number of Python, the time, "
-            "or an object that changed. Pass it as an argument"
+            f"{self.name}: traced once more with equal inputs and equal outcomes of its "
+            f"conditions, the function did something else, first in {where}. It depends on "
+            "something that is no argument, global or attribute that its code names: a random "
+            "number of Python, the time, or an object that changed. Pass it as an argument"
         )
 
     def _connect(
@@ -275,7 +276,7 @@ class Tree:
         return program
 
     def whole_graph(self, path: Path, count: int) -> Graph:
-        """A path as one graph, without its guards: `count` inputs of the trace to what the end reads.
+        """A path as one graph, without its guards: `count` inputs to what the end reads.
 
         Outputs: the results that are computed, then the values written into inputs.
         """
@@ -310,7 +311,7 @@ class Run:
         return self.values[ref[0] + 1][ref[1]]
 
 
-class MissingEdge(Exception):
+class UnknownOutcomeError(Exception):
     """A guard had an outcome that no trace has seen. `outcomes`: those up to here."""
 
     def __init__(self, taken: list[Hashable], occurrence: Occurrence) -> None:
@@ -329,7 +330,7 @@ class MissingEdge(Exception):
 
 
 def run(tree: Tree, inputs: list[Any]) -> tuple[Path, Run]:
-    """Run the compiled code. MissingEdge where it goes a way that was not traced."""
+    """Run the compiled code. UnknownOutcomeError where it goes a way that was not traced."""
     occurrence = tree.root
     assert occurrence is not None
     state = Run(inputs)
@@ -353,7 +354,7 @@ def run(tree: Tree, inputs: list[Any]) -> tuple[Path, Run]:
         taken.append(outcome)
         following = occurrence.edges.get(outcome)
         if following is None:
-            raise MissingEdge(taken, occurrence)
+            raise UnknownOutcomeError(taken, occurrence)
         occurrence = following
 
 

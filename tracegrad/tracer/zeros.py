@@ -29,15 +29,23 @@ def without_cotangents(graph: Graph, saved: int, mask: Sequence[bool]) -> Graph:
             if _is_zero(node, zero):
                 zero.add(node)
                 continue
-            kept = [x for x in node.inputs if x not in zero]
-            if len(kept) == 1 and len(node.inputs) == 2 and kept[0].type == node.type:
-                if node.op.name == "add" or (node.op.name == "sub" and kept[0] is node.inputs[0]):
-                    new[node] = new[kept[0]]
-                    continue
+            alone = _other_operand(node, zero)
+            if alone is not None and alone.type == node.type:
+                new[node] = new[alone]
+                continue
             operands = [zeros(builder, x.type) if x in zero else new[x] for x in node.inputs]
             new[node] = builder.adopt(node, operands)
         outputs = [zeros(builder, x.type) if x in zero else new[x] for x in graph.outputs]
         return builder.finish(outputs, graph.origin)
+
+
+def _other_operand(node: Node, zero: set[Node]) -> Node | None:
+    """What a sum comes down to when one of its two terms is zero."""
+    if node.op.name == "add" and node.inputs[0] in zero:
+        return node.inputs[1]
+    if node.op.name in ("add", "sub") and node.inputs[1] in zero:
+        return node.inputs[0]
+    return None
 
 
 def _is_zero(node: Node, zero: set[Node]) -> bool:
