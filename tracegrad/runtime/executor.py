@@ -68,6 +68,8 @@ class Executable:
             (node.shape, node.dtype.numpy, node.type.nbytes) for node in graph.outputs
         )
         self._dtypes = tuple(node.dtype.numpy for node in graph.inputs)
+        # Only a 0-d input can be given as a number.
+        self._takes_arrays = all(node.ndim for node in graph.inputs)
         self._pooled = any(nbytes >= POOLED for _, _, nbytes in self._outputs)
         self._keep: list[Array] = []
         self._program, self._arena = self._assemble(planned)
@@ -76,10 +78,7 @@ class Executable:
         log("kernels", self._listing)
 
     def __call__(self, values: Sequence[Any]) -> list[Array]:
-        arrays = [
-            value if type(value) is np.ndarray else np.asarray(value, dtype)
-            for value, dtype in zip(values, self._dtypes, strict=True)
-        ]
+        arrays = values if self._takes_arrays else self._as_arrays(values)
         if self._pooled:
             outputs = [new_array(*output) for output in self._outputs]
         else:
@@ -89,7 +88,14 @@ class Executable:
         self._run(*arrays, *outputs, memory.scratch(self._arena), 0)
         return outputs
 
-    def _run_checked(self, arrays: list[Array], outputs: list[Array]) -> list[Array]:
+    def _as_arrays(self, values: Sequence[Any]) -> list[Array]:
+        """Arrays for the Python numbers among the values."""
+        return [
+            value if type(value) is np.ndarray else np.asarray(value, dtype)
+            for value, dtype in zip(values, self._dtypes, strict=True)
+        ]
+
+    def _run_checked(self, arrays: Sequence[Array], outputs: list[Array]) -> list[Array]:
         """Run with what `TRACEGRAD_CHECK` promises: inputs as planned and unmodified, outputs
         whole and their own.
         """

@@ -19,11 +19,6 @@ from tracegrad.tracer.tensor import Tensor, wrap
 
 def reachable(roots: Sequence[Node]) -> list[Node]:
     """Every node that the roots lead to, newest first; the ends (`AccumulateGrad`) come last."""
-    if len(roots) == 1:
-        ends = dict.fromkeys(node for node, _ in roots[0].edges if node is not None)
-        if all(type(node) is AccumulateGrad for node in ends):
-            # A compiled call on leaves: there is nothing to sort.
-            return [roots[0], *ends]
     seen = set(roots)
     work = list(seen)
     leaves = []
@@ -136,6 +131,32 @@ def _run(
     return [wanted[edge] for edge in targets or ()]
 
 
+def _run_on_leaves(edge: Edge, cotangent: Tensor, keep: bool) -> bool:
+    """Backward from a node that leads to leaves only, each once, such as a compiled call on
+    parameters: the general walk without its bookkeeping. False, and nothing done, for other nodes.
+    """
+    node, number = edge
+    assert node is not None
+    ends = [end for end, _ in node.edges if end is not None]
+    for end in ends:
+        if type(end) is not AccumulateGrad:
+            return False
+    if len(set(ends)) != len(ends) or not ends:
+        return False
+    grads: list[Tensor | None] = [None] * len(node.output_types)
+    grads[number] = unmasked(cotangent)
+    _before(node, grads)
+    outputs = _call(node, grads)
+    if not keep:
+        node.release()
+    for (following, _), output in zip(node.edges, outputs, strict=True):
+        if following is not None and output is not None:
+            arriving: list[Tensor | None] = [unmasked(output)]
+            _before(following, arriving)
+            _call(following, arriving)
+    return True
+
+
 def _leading_to(order: Sequence[Node], targets: Sequence[Edge]) -> set[Node]:
     """The nodes that must run: those through which a target is reached, and targets that are
     leaves.
@@ -241,3 +262,7 @@ def accumulate_grad(tensor: Tensor, new: Tensor) -> None:
     if tensor._post_hooks is not None:
         for hook in tensor._post_hooks:
             hook(tensor)
+
+
+# `AccumulateGrad` is on the tape, below this engine: it finds the function on its variable.
+Tensor._accumulate = accumulate_grad

@@ -6,11 +6,11 @@ from tracegrad.tracer.location import Place
 
 
 class Storage:
-    """One per piece of memory: how often it was written, and by what and where last."""
+    """One per piece of memory: how often it was written, and by what and where last.
 
-    __slots__ = ("version", "written_at", "written_by")
+    Class attributes first: a new tensor needs a new storage, and most are never written to.
+    """
 
-    def __init__(self) -> None:
-        self.version = 0
-        self.written_by = ""
-        self.written_at: Place | None = None
+    version: int = 0
+    written_by: str = ""
+    written_at: Place | None = None

@@ -8,7 +8,7 @@ import warnings
 import weakref
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -98,6 +98,9 @@ class Tensor:
 
     # NumPy's operators give way to ours.
     __array_priority__ = 1000
+
+    # Attached by the engine: adds a cotangent to `.grad`.
+    _accumulate: ClassVar[Callable[..., None]]
 
     if TYPE_CHECKING:
         # Attached by `methods.py` from the table of functions.
@@ -237,12 +240,6 @@ class Tensor:
                     f"for a tensor of {list(self._array.shape)}"
                 )
             )
-
-    def _accumulate(self, new: Tensor) -> None:
-        """Add `new` to `.grad`."""
-        from tracegrad.tracer.engine import accumulate_grad
-
-        accumulate_grad(self, new)
 
     @property
     def retains_grad(self) -> bool:
