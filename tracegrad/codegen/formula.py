@@ -27,6 +27,8 @@ REGISTER = {
 """The type in which a kernel holds a value of each dtype: float16 computes in float32."""
 
 _REASSOCIATED = {ast.Add: "add_reassoc", ast.Mult: "mul_reassoc"}
+_INTEGRAL = {"fabs": "integer_abs", "fmod": "integer_fmod", "pow": "integer_pow"}
+"""The functions that libm has for floats only."""
 _VECTOR_FOLDS = {"maximum": "maximum_reassoc", "minimum": "minimum_reassoc"}
 
 
@@ -59,7 +61,11 @@ class _Typed(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         assert isinstance(node.func, ast.Name)
-        name = _VECTOR_FOLDS.get(node.func.id, node.func.id) if self.fold else node.func.id
+        name = node.func.id
+        if self.fold:
+            name = _VECTOR_FOLDS.get(name, name)
+        if self.register[0] in "iu":
+            name = _INTEGRAL.get(name, name)
         return _call(name, *(self.visit(x) for x in node.args))
 
 

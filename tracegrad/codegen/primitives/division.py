@@ -11,10 +11,9 @@ from numba.core import types
 from numba.extending import overload, register_jitable
 
 from tracegrad.codegen.primitives.arithmetic import where
-from tracegrad.codegen.primitives.vectormath import copysign, floor
-from tracegrad.codegen.primitives.vectormath import fmod as fmod_real
+from tracegrad.codegen.primitives.vectormath import copysign, floor, fmod
 
-__all__ = ["floor_div", "fmod", "isfinite", "isinf", "isnan", "remainder"]
+__all__ = ["floor_div", "isfinite", "isinf", "isnan", "remainder"]
 
 
 def floor_div(a: Any, b: Any) -> Any:
@@ -23,10 +22,6 @@ def floor_div(a: Any, b: Any) -> Any:
 
 def remainder(a: Any, b: Any) -> Any:
     """What floor division leaves: it has the divisor's sign."""
-
-
-def fmod(a: Any, b: Any) -> Any:
-    """What truncating division leaves: it has the dividend's sign."""
 
 
 def _is_real(kind: Any) -> bool:
@@ -44,7 +39,7 @@ def _floor_div(a: Any, b: Any) -> Any:
     if _is_real(a):
 
         def real(a: Any, b: Any) -> Any:
-            rest = fmod_real(a, b)
+            rest = fmod(a, b)
             quotient = (a - rest) / b
             other_sign = (rest != 0) & ((b < 0) != (rest < 0))
             quotient = where(other_sign, quotient - 1, quotient)
@@ -68,7 +63,7 @@ def _remainder(a: Any, b: Any) -> Any:
     if _is_real(a):
 
         def real(a: Any, b: Any) -> Any:
-            rest = fmod_real(a, b)
+            rest = fmod(a, b)
             other_sign = (rest != 0) & ((b < 0) != (rest < 0))
             rest = where(other_sign, rest + b, rest)
             return where(rest == 0, copysign(rest, b), rest)
@@ -77,23 +72,6 @@ def _remainder(a: Any, b: Any) -> Any:
 
     def integer(a: Any, b: Any) -> Any:
         rest = a % _safe(b)
-        return where((b == 0) | (b == -1), a * 0, rest)
-
-    return integer
-
-
-@overload(fmod)
-def _fmod(a: Any, b: Any) -> Any:
-    if _is_real(a):
-
-        def real(a: Any, b: Any) -> Any:
-            return fmod_real(a, b)
-
-        return real
-
-    def integer(a: Any, b: Any) -> Any:
-        rest = a % _safe(b)
-        rest = where((rest != 0) & ((a < 0) != (b < 0)), rest - b, rest)
         return where((b == 0) | (b == -1), a * 0, rest)
 
     return integer

@@ -15,11 +15,12 @@ from tracegrad.ir.ops.exponential import erf, expm1, sigmoid, softplus
 from tracegrad.ir.ops.selection import where
 from tracegrad.ir.ops.trigonometric import tanh
 
+# Of NaN the gradient is that of a positive number, so that it is not hidden.
 relu = elementwise(
     "relu",
     types=numeric,
     evaluate=lambda x: np.maximum(x, 0),
-    vjp=lambda g, y, x: where(y > 0, g, 0),
+    vjp=lambda g, y, x: where(y <= 0, 0, g),
     scalar="maximum({x}, 0)",
     sample=nonzero,
 )

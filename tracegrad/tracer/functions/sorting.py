@@ -63,10 +63,24 @@ def topk(
     return Extremes(values, chosen)
 
 
-def _ranked(x: Tensor, rank: int, dim: int, keepdim: bool, grad_name: str) -> Extremes:
-    """The element of a rank (from 0) in ascending order along `dim`, and where it is."""
+def _first_nan(x: Tensor, otherwise: Tensor, axis: int) -> Tensor:
+    """Where along `axis` the first NaN is; `otherwise` where there is none."""
+    params = {"axes": (axis,), "keepdims": True}
+    found = apply(OPS["any"], [apply(OPS["isnan"], [x])], params)
+    return apply(OPS["where"], [found, apply(OPS["argmax"], [x], params), otherwise])
+
+
+def _ranked(
+    x: Tensor, rank: int, dim: int, keepdim: bool, grad_name: str, *, nan_wins: bool = False
+) -> Extremes:
+    """The element of a rank (from 0) in ascending order along `dim`, and where it is.
+
+    NaN counts as the largest; with `nan_wins` it is the result wherever there is one.
+    """
     vector, order, axis = _ordered(x, dim, False)
     at = window(order, axis, rank, rank + 1, 1, "SliceBackward0")
+    if nan_wins and vector.dtype.kind == "f":
+        at = _first_nan(vector, at, axis)
     value = apply(OPS["gather"], [vector, *places(at, axis)], grad_name=grad_name)
     shape = value._array.shape
     if x.ndim == 0:
@@ -88,15 +102,17 @@ def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Ext
 
 @register()
 def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor | Extremes:
-    """The middle element, the lower of two; with `dim` along an axis and where it is."""
+    """The middle element, the lower of two, or NaN if there is one; with `dim` along an axis and
+    where it is.
+    """
     if dim is None:
         size = input._array.size
         if size == 0:
             return constant(float("nan"), input._array.dtype)
         flat = reshaped(input, (size,))
-        return _ranked(flat, (size - 1) // 2, 0, False, "MedianBackward0").values
+        return _ranked(flat, (size - 1) // 2, 0, False, "MedianBackward0", nan_wins=True).values
     axis = axis_of(dim, input.ndim)
     size = input._array.shape[axis] if input.ndim else 1
     if size == 0:
         raise ShapeError(f"median(): Expected reduction dim {axis} to have non-zero size.")
-    return _ranked(input, (size - 1) // 2, dim, keepdim, "MedianBackward1")
+    return _ranked(input, (size - 1) // 2, dim, keepdim, "MedianBackward1", nan_wins=True)
