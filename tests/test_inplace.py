@@ -255,3 +255,24 @@ def test_writing_to_one_repeat_of_an_expanded_tensor():
     close(y, [5, 10])
     (y * y).sum().backward()
     close(x.grad, [50, 100])
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, tg.compile])
+def test_a_write_through_a_diagonal_reaches_the_matrix_and_its_gradient(wrap):
+    def f(x):
+        y = x * 2
+        d = y.diagonal(1)
+        d *= 3
+        d[0] = 7
+        return y
+
+    x = tg.arange(12.0).reshape(3, 4).clone().requires_grad_()
+    y = wrap(f)(x)
+    (y * y).sum().backward()
+    expected = 2 * np.arange(12.0).reshape(3, 4)
+    factor = np.full((3, 4), 2.0)
+    expected[[1, 2], [2, 3]] *= 3
+    factor[[1, 2], [2, 3]] *= 3
+    expected[0, 1], factor[0, 1] = 7, 0
+    np.testing.assert_allclose(y.detach().numpy(), expected)
+    np.testing.assert_allclose(x.grad.numpy(), 2 * expected * factor)

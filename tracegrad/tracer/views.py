@@ -58,6 +58,8 @@ def write_back(base: Node, value: Node, steps: Frozen) -> Node:
         return OPS["transpose"](value, axes=inverse)
     if op.name == "slice":
         return OPS["update_slice"](base, value, **params)
+    if op.name == "diagonal":
+        return OPS["update_diagonal"](base, value, **params)
     raise GraphError(f"a view made by {op.name} cannot be written to")
 
 
