@@ -36,8 +36,8 @@ def call(owner: int, arguments: int, count: int) -> int:
 
     The arguments are the addresses of the program's bases, as `int` or as `numpy.ndarray`; the
     latter costs the caller nothing, where asking NumPy for an address takes longer than a small
-    kernel. The GIL is held throughout, so neither the program's pointer array nor Numba's thread
-    pool is ever entered twice at once.
+    kernel. The GIL is held, so the program's pointer array is never entered twice at once, except
+    in `run_parallel`, where Numba gives it up: `program` lets one caller at a time in there.
     """
     # CPython's layout: an object's second word is its type; an array's third is its data address.
     program = word(owner, 2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -201,19 +202,25 @@ def memory_stats() -> MemoryStatistics:
 
 # ------------------------------------------------------------------------------------------ scratch
 
-_arena: Block = _new_block(_SLAB)[0]
+
+class _Scratch(threading.local):
+    """The arena of one thread."""
+
+    def __init__(self) -> None:
+        self.arena = _new_block(_SLAB)[0]
+
+
+_scratch = _Scratch()
 
 
 def scratch(nbytes: int) -> Block:
     """At least `nbytes` of memory for the temporaries of one native call, 64-byte aligned.
 
-    All programs share it: a native call holds the GIL from start to end, so no two calls are ever
-    inside it. Contents last for one call. Pass the array itself to `Program.run`, or keep it until
-    the call returns: a larger request from another thread replaces the arena.
+    All programs that a thread runs share it, and no two threads do: a step that runs in several
+    threads lets other Python threads run programs meanwhile. Contents last for one call. Pass the
+    array itself to `Program.run`, or keep it until the call returns.
     """
-    global _arena
-    arena = _arena
+    arena: Block = _scratch.arena
     if arena.nbytes < nbytes:
-        arena = _new_block(size_class(nbytes))[0]
-        _arena = arena
+        arena = _scratch.arena = _new_block(size_class(nbytes))[0]
     return arena

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -69,9 +70,12 @@ class Program:
         self.buffers = tuple(buffers)
         self.steps = tuple(steps)
         self.words = _assemble(self.buffers, self.steps, bases)
+        native = _function_type()(ctypes.byref(_definition()), self.words, None)
         if any(step.extent // max(step.grain, 1) > 1 for step in self.steps):
             _want_threads()
-        self.run = _function_type()(ctypes.byref(_definition()), self.words, None)
+            self.run = _alone(native)
+        else:
+            self.run = native
 
 
 def _assemble(buffers: Sequence[Buffer], steps: Sequence[Step], bases: int) -> Any:
@@ -157,6 +161,21 @@ def _default_threads() -> int:
     return os.cpu_count() or 1
 
 
+# Numba gives up the GIL while its threads run, and neither its pool nor the pointer array of a
+# program may be entered twice. Reentrant, because a finaliser may run a program of its own.
+_entrance = threading.RLock()
+
+
+def _alone(native: Callable[..., None]) -> Callable[..., None]:
+    """`native` for a program with steps for several threads: one caller at a time."""
+
+    def run(*bases: Any) -> None:
+        with _entrance:
+            native(*bases)
+
+    return run
+
+
 # The control words of the interpreter: number of threads, address of `run_parallel`.
 _control = np.array([_default_threads(), 0], np.int64)
 _threads_wanted = False
@@ -193,5 +212,8 @@ def _want_threads() -> None:
 
 
 def _forget_threads() -> None:
+    global _entrance
+    # The thread that held it, if any, does not exist in the child.
+    _entrance = threading.RLock()
     _control[0] = 1
     _control[1] = 0
