@@ -19,7 +19,7 @@ class finfo:  # noqa: N801
         dtype = dtype or get_default_dtype()
         if not dtype.is_floating_point:
             raise locate(DtypeError(f"finfo() requires a floating point dtype, not {dtype.name}"))
-        limits: np.finfo[Any] = np.finfo(dtype.numpy.type)  # type: ignore[type-var]
+        limits: np.finfo[Any] = np.finfo(dtype.numpy.type)
         self.dtype = dtype.name
         self.bits = int(limits.bits)
         self.eps = float(limits.eps)
@@ -35,7 +35,7 @@ class iinfo:  # noqa: N801
     def __init__(self, dtype: DType) -> None:
         if not dtype.is_integral:
             raise locate(DtypeError(f"iinfo() requires an integer dtype, not {dtype.name}"))
-        limits: np.iinfo[Any] = np.iinfo(dtype.numpy.type)  # type: ignore[type-var]
+        limits: np.iinfo[Any] = np.iinfo(dtype.numpy.type)
         self.dtype = dtype.name
         self.bits = int(limits.bits)
         self.max = int(limits.max)
