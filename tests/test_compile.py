@@ -530,3 +530,113 @@ def test_threads_share_a_compiled_function():
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(work, range(40)))
     assert results == [(8.0 * i, [2.0] * 4) for i in range(40)]
+
+
+def test_records_have_strides_of_their_own():
+    records = np.zeros(3, dtype=[("a", "f8"), ("b", "i1")])
+    records["a"] = [1, 2, 3]
+    compiled = tg.compile(lambda x: x * 2)
+    for _ in range(2):
+        assert compiled(tg.from_numpy(records["a"])).tolist() == [2, 4, 6]
+        assert compiled(records["a"]).tolist() == [2, 4, 6]
+
+
+def test_read_only_memory():
+    data = np.arange(3.0)
+    data.flags.writeable = False
+    compiled = tg.compile(lambda x: x * 2)
+    assert compiled(data).tolist() == [0, 2, 4]
+    assert compiled(tg.from_numpy(data)).tolist() == [0, 2, 4]
+
+
+def test_arrays_that_are_no_tensors():
+    compiled = tg.compile(lambda x, labels: x * len(labels))
+    assert compiled(vector(1.0), np.array(["a", "b"])).item() == 2
+    for dtype in (">f8", "c16"):
+        with pytest.raises(TypeError, match="supported types"):
+            compiled(vector(1.0), np.zeros(2, dtype))
+
+
+def test_sets_and_large_integers_are_static():
+    compiled = tg.compile(lambda x, s: x * len(s))
+    s = {1}
+    assert compiled(vector(1.0), s).item() == 1
+    s.add(2)
+    assert compiled(vector(1.0), s).item() == 2
+    assert tg.compile(lambda x, n: x * (n % 10))(vector(1.0), 10**30 + 7).item() == 7
+
+
+def test_a_generator_as_result_is_refused():
+    compiled = tg.compile(lambda x: (v * 2 for v in x))
+    with pytest.raises(tg.errors.TraceError, match="return a list"):
+        compiled(vector(1.0))
+
+
+def test_assertions_and_caught_exceptions_on_a_branch():
+    @tg.compile
+    def f(x):
+        assert (x > -5).all(), "too low"
+        try:
+            if x.sum() > 0:
+                raise KeyError
+            return x
+        except KeyError:
+            return x * 2
+
+    for _ in range(2):
+        assert f(vector(1.0)).item() == 2
+        assert f(vector(-1.0)).item() == -1
+        with pytest.raises(AssertionError, match="too low"):
+            f(vector(-9.0))
+    assert f(vector(3.0)).item() == 6
+
+
+def test_gradient_for_strided_arguments():
+    def f(a, w):
+        return ((a @ w) ** 2).sum()
+
+    rng = np.random.default_rng(0)
+    a, w = rng.normal(size=(3, 4)), rng.normal(size=(5, 3))
+    gradients = []
+    for g in (f, tg.compile(f)):
+        leaf = tg.tensor(w).T.requires_grad_()
+        g(tg.tensor(a).T, leaf).backward()
+        gradients.append(leaf.grad.numpy())
+    np.testing.assert_allclose(gradients[1], gradients[0], rtol=1e-12)
+
+
+def test_copies_are_the_function_itself():
+    import copy
+    import pickle
+
+    assert copy.deepcopy(module_level) is module_level
+    assert pickle.loads(pickle.dumps(module_level)) is module_level
+
+
+@tg.compile
+def module_level(x):
+    return x + 1
+
+
+def test_seed_set_inside():
+    def f():
+        tg.manual_seed(5)
+        return tg.rand(3, dtype=tg.float64)
+
+    compiled = tg.compile(f)
+    tg.manual_seed(1)
+    tg.rand(7)
+    expected = f()
+    after = tg.rand(2, dtype=tg.float64).tolist()
+    for _ in range(3):
+        tg.manual_seed(2)
+        tg.rand(11)
+        assert_same(expected, compiled())
+        assert tg.rand(2, dtype=tg.float64).tolist() == after
+
+
+def test_generator_of_its_own_is_refused():
+    generator = tg.Generator(3)
+    compiled = tg.compile(lambda: tg.rand(2, generator=generator))
+    with pytest.raises(tg.errors.TraceError, match="Generator of its own"):
+        compiled()

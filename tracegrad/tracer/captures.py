@@ -33,7 +33,7 @@ _CONSTANT_PACKAGES = frozenset(sys.stdlib_module_names) - {"__main__"} | {
     "tracegrad",
 }
 
-_SCALARS = (bool, int, float, complex, str, bytes, type(None))
+_SCALARS = (bool, int, float, complex, str, bytes, type(None), set, frozenset)
 # What is compared by value; all else by identity.
 _COMPARED: tuple[type, ...] = (*_SCALARS, list, tuple)
 _MOST_OBJECTS = 20_000
@@ -52,6 +52,8 @@ class Guard:
         if isinstance(value, list | tuple):
             self._types = [type(item) for item in value]
             value = type(value)(value) if type(value) in (list, tuple) else value
+        elif isinstance(value, set):
+            value = set(value)
         self.expected = value
 
     def holds(self, arguments: Sequence[Any]) -> bool:
@@ -92,7 +94,7 @@ class KeysGuard(Guard):
 def _keys(value: Any) -> Any:
     if isinstance(value, dict):
         return tuple(value)
-    return len(value) if isinstance(value, list | tuple) else None
+    return len(value) if isinstance(value, list | tuple | deque) else None
 
 
 def _short(value: Any) -> str:
@@ -196,7 +198,7 @@ class Survey:
             self.arrays[id(value)] = path
         elif isinstance(value, FunctionType):
             yield from self._of_function(path, value)
-        elif isinstance(value, list | tuple):
+        elif isinstance(value, list | tuple | deque):
             yield from self._of_sequence(path, value, named)
         elif isinstance(value, dict):
             self.guards.append(KeysGuard(path, value))

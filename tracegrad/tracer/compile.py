@@ -56,6 +56,16 @@ class CompiledFunction(Inspection):
         """As a method: bound to the instance."""
         return self if instance is None else types.MethodType(self, instance)
 
+    def __reduce__(self) -> str:
+        # As functions are: pickled by name, copied as themselves.
+        return str(getattr(self, "__qualname__", self.name))
+
+    def __copy__(self) -> CompiledFunction:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompiledFunction:
+        return self
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if state.recorder is not None or config.disable:
             # Within another compiled function this one is part of its trace.
@@ -92,7 +102,7 @@ class CompiledFunction(Inspection):
             inputs = found.gather(leaves)
             if inputs is not None:
                 try:
-                    path, values = run(found.tree, arrays(inputs))
+                    path, values = run(found.tree, arrays(inputs, found.odd))
                 except UnknownOutcomeError as miss:
                     return self._retrace_and_finish(found, miss, leaves, args, kwargs)
                 self.statistics.hits += 1
@@ -167,7 +177,7 @@ class CompiledFunction(Inspection):
         while True:
             compiled, seconds = program.counters.compilations, program.counters.seconds
             try:
-                path, values = run(found.tree, arrays(inputs))
+                path, values = run(found.tree, arrays(inputs, found.odd))
             except UnknownOutcomeError as miss:
                 inputs = self._retrace(found, miss, leaves, args, kwargs)
                 continue

@@ -17,7 +17,7 @@ from tracegrad.tracer.recording import Trace
 from tracegrad.tracer.signature import TensorKey, key_of, key_of_array
 from tracegrad.tracer.statistics import Statistics
 from tracegrad.tracer.tensor import Tensor
-from tracegrad.tracer.tree import Tree
+from tracegrad.tracer.tree import Tree, has_odd_strides
 from tracegrad.tracer.views import freeze, memory_root
 
 
@@ -39,7 +39,8 @@ class Specialisation:
         self.tree = Tree(name, statistics)
         self.guards: list[Guard] = []
         self.same: list[tuple[AccessPath, AccessPath]] = []
-        self.hits = 0
+        # Inputs whose strides are no whole number of elements, as of a field of records.
+        self.odd: tuple[int, ...] = ()
         self.last_used = 0
         self._guarded: set[tuple[type, AccessPath]] = set()
         self._captured: list[tuple[int, AccessPath, str, TensorKey | None, bool]] = []
@@ -69,6 +70,11 @@ class Specialisation:
             other = survey.tensors.get(id(item.tensor))
             if other is not None and other != item.path and (item.path, other) not in known:
                 self.same.append((item.path, other))
+        self.odd = tuple(
+            i
+            for i, item in enumerate(inputs)
+            if item.kind in ("tensor", "array") and has_odd_strides(item.tensor._array)
+        )
         self._captured = []
         for i, item in enumerate(inputs):
             if self.tree.positions[i] is None:
@@ -180,9 +186,12 @@ class Specialisation:
         return found or ["which of the arguments share memory"]
 
 
-def arrays(inputs: Sequence[Any]) -> list[Any]:
-    """What compiled code gets for the inputs of a call."""
-    return [x._array if isinstance(x, Tensor) else x for x in inputs]
+def arrays(inputs: Sequence[Any], odd: Sequence[int]) -> list[Any]:
+    """What compiled code gets for the inputs of a call; copies of those numbered in `odd`."""
+    found = [x._array if isinstance(x, Tensor) else x for x in inputs]
+    for i in odd:
+        found[i] = np.ascontiguousarray(found[i])
+    return found
 
 
 def pattern(values: Sequence[Any]) -> Hashable:

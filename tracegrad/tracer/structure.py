@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from tracegrad.errors import ArgumentError
+from tracegrad.errors import ArgumentError, DtypeError
+from tracegrad.ir.types import BY_NUMPY, DTYPES
 from tracegrad.tracer.tensor import Tensor
 
 _DEEPEST = 200
@@ -46,7 +47,10 @@ class Static:
     def __init__(self, value: Any, *, by_identity: bool = False) -> None:
         self.value = value
         self.by_value = not by_identity and compares_by_value(value)
-        self._key: Hashable = (type(value), value) if self.by_value else id(value)
+        self._key: Hashable = id(value)
+        if self.by_value:
+            # A set of plain values is unhashable, and compares by value nevertheless.
+            self._key = type(value), frozenset(value) if isinstance(value, set) else value
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Static) and self._key == other._key
@@ -82,6 +86,8 @@ def compares_by_value(value: Any) -> bool:
     if isinstance(value, bool | str | bytes | complex | type(None) | type(Ellipsis) | type):
         return True
     if isinstance(value, float | int):
+        return True
+    if isinstance(value, set):
         return True
     compare: Any = type(value).__eq__
     if compare is object.__eq__:
@@ -132,8 +138,15 @@ def flatten(value: Any, leaves: list[Any], depth: int = 0, *, objects: bool = Fa
         leaves.append(value)
         return INT
     if isinstance(value, np.ndarray | np.number):
-        leaves.append(value)
-        return ARRAY
+        if value.dtype in BY_NUMPY:
+            leaves.append(value)
+            return ARRAY
+        if value.dtype.kind in "biufc":
+            raise DtypeError(
+                f"an array of {value.dtype} is no argument of a compiled function: the supported "
+                f"types are {', '.join(dtype.name for dtype in DTYPES)}, in native byte order. "
+                "Convert it by astype()"
+            )
     inside = parts(value)
     if inside is None and objects:
         inside = tensor_attributes(value)
@@ -194,12 +207,20 @@ def assemble(kind: type, keys: tuple[Hashable, ...] | None, items: list[Any]) ->
     return copy
 
 
+def is_leaf(value: Any) -> bool:
+    """Whether `value` is a dynamic leaf."""
+    if isinstance(value, np.ndarray | np.number):
+        return value.dtype in BY_NUMPY
+    kind = type(value)
+    return isinstance(value, Tensor) or kind is float or (kind is int and -(2**63) <= value < 2**63)
+
+
 def substitute(value: Any, replace: Callable[[Any], Any], depth: int = 0) -> Any:
     """`value` with each dynamic leaf replaced; a container in which nothing changes stays itself.
 
     So a function that is given a dictionary of tensors gets the caller's own dictionary.
     """
-    if isinstance(value, Tensor | np.ndarray | np.number) or type(value) in (int, float):
+    if is_leaf(value):
         return replace(value)
     inside = parts(value)
     if inside is None or depth > _DEEPEST:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from tracegrad.tracer.recording import (
 )
 from tracegrad.tracer.state import state
 from tracegrad.tracer.stores import Places
-from tracegrad.tracer.structure import flatten, substitute
+from tracegrad.tracer.structure import flatten, statics, substitute
 from tracegrad.tracer.tape import Node, OpNode
 from tracegrad.tracer.tensor import Tensor, wrap
 from tracegrad.tracer.views import freeze
@@ -97,6 +97,12 @@ def stand_in(leaf: Any) -> tuple[str, Tensor]:
 def _end(recorder: Recorder, returned: Any, stand_ins: Sequence[Tensor], places: Places) -> End:
     found: list[Any] = []
     structure = flatten(returned, found, objects=True)
+    for value in statics(structure):
+        if isinstance(value, Iterator):
+            raise TraceError(
+                f"a compiled function returned a {type(value).__name__}, which can be read only "
+                "once: return a list of it"
+            )
     changes = places.changes()
     found += [now for _, _, now in changes]
     results = []

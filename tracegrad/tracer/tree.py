@@ -360,6 +360,11 @@ def run(tree: Tree, inputs: list[Any]) -> tuple[Path, Run]:
 
 def layout_of(array: Array) -> Layout | None:
     """Element strides of an array that is not C-contiguous."""
-    if array.flags.c_contiguous:
+    if array.flags.c_contiguous or has_odd_strides(array):
         return None
     return tuple(stride // array.itemsize for stride in array.strides)
+
+
+def has_odd_strides(array: Array) -> bool:
+    """Whether strides are no whole number of elements, so that compiled code gets a copy."""
+    return any(stride % array.itemsize for stride in array.strides)
