@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from tracegrad.ir.families import Shape, composite, fill, in_single, reduced_shape, restore_axes
 from tracegrad.ir.graph import Node
-from tracegrad.ir.op import Domain, Sample
+from tracegrad.ir.op import Array, Domain, Sample
 from tracegrad.ir.ops.arithmetic import abs_, cast, detach, eq, nonzero, pow_
 from tracegrad.ir.ops.comparison import isfinite, ne
 from tracegrad.ir.ops.exponential import exp, log, sqrt
@@ -34,10 +35,16 @@ def mean_of(x: Node, axes: Shape, keepdims: bool = True) -> Node:
     return sum_(x, axes=axes, keepdims=keepdims) / float(_count(x, axes))
 
 
+def _evaluate_mean(x: Array, axes: Shape, keepdims: bool = False) -> Any:
+    # Not np.mean, which warns of an empty slice in words of its own.
+    total = np.sum(x, axis=axes, keepdims=keepdims)
+    return total / math.prod(x.shape[i] for i in axes)
+
+
 mean = composite(
     "mean",
     expand=lambda x, axes, keepdims=False: mean_of(x, axes, keepdims),
-    evaluate=in_single(lambda x, axes, keepdims=False: np.mean(x, axis=axes, keepdims=keepdims)),
+    evaluate=in_single(_evaluate_mean),
     arity=1,
     samples=[
         *(Sample((shape,), {"axes": a, "keepdims": k}) for shape, a, k in _REDUCED),
