@@ -17,7 +17,8 @@ from tracegrad.ir.op import Array
 from tracegrad.tracer.promotion import get_default_dtype
 
 if TYPE_CHECKING:
-    from tracegrad.tracer.tensor import Tensor
+    from tracegrad.tracer.state import state
+from tracegrad.tracer.tensor import Tensor
 
 
 @dataclass
@@ -164,6 +165,9 @@ def _notes(tensor: Tensor) -> list[str]:
         notes.append(f"grad_fn=<{node.name()}>")
     elif tensor.requires_grad:
         notes.append("requires_grad=True")
+    traced = state.recorder.note(tensor) if state.recorder is not None else None
+    if traced is not None:
+        notes.append(traced)
     return notes
 
 

@@ -199,6 +199,16 @@ class Recorder(InputTable):
             return
         self._bind_new(tensor, self._constant(Literal(tensor._array)))
 
+    def note(self, tensor: Tensor) -> str | None:
+        """`traced=f32[2] by mul at model.py:12`, for a tensor that the trace knows."""
+        value = self._bound(tensor)
+        if value is None:
+            return None
+        if value.node is None:
+            return f"traced={value.type} from {self.inputs[value.position].path}"
+        place = f" at {value.node.loc}" if value.node.loc is not None else ""
+        return f"traced={value.type} by {value.node.op.name}{place}"
+
     # ---------------------------------------------------------------- values
 
     def value_of(self, tensor: Tensor) -> Value:

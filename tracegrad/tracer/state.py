@@ -40,6 +40,9 @@ class Recorder(Protocol):
     def write_grad(self, tensor: Tensor, old: Tensor | None, new: Tensor | None) -> None:
         """`tensor.grad` was replaced."""
 
+    def note(self, tensor: Tensor) -> str | None:
+        """What a printed tensor says of its being traced; None if it is not. Nothing is guarded."""
+
     def fresh(self, tensor: Tensor) -> None:
         """`tensor` was made from constants or by a random draw, not by an op."""
 
