@@ -1,8 +1,10 @@
 """Surprises that users of such systems know, one test each."""
 
 import threading
+import warnings
 
 import numpy as np
+import pytest
 
 import tracegrad as tg
 
@@ -69,3 +71,27 @@ def test_threads_trace_and_retrace_at_once():
             np.testing.assert_allclose(x.grad.numpy(), 2 * factor * a, rtol=1e-12)
 
     in_threads(3, work)
+
+
+# --------------------------------------------------------------------------- empty and 0-d arrays
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, tg.compile], ids=["eager", "compiled"])
+def test_the_gradient_of_a_scalar_used_twice_can_be_written_to(wrap):
+    x = tg.tensor(2.0, requires_grad=True)
+    square = wrap(lambda x: x * x)
+    (square(x) + square(x) + x).backward()
+    assert type(x.grad.numpy()) is np.ndarray
+    x.grad.mul_(2)
+    assert x.grad.item() == 18
+    x.grad.zero_()
+    assert x.grad.item() == 0
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, tg.compile], ids=["eager", "compiled"])
+def test_the_mean_of_nothing_is_nan_without_a_word_from_numpy(wrap):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(wrap(lambda x: x.mean())(tg.zeros(0)).item())
+        assert wrap(lambda x: x.mean(1))(tg.zeros(0, 3)).shape == (0,)
+        assert wrap(lambda x: x.mean(0))(tg.zeros(0, 3)).isnan().all()

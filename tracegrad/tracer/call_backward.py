@@ -253,7 +253,7 @@ class CompiledFunctionBackward(Node):
 def add(total: dict[Ref, Array], ref: Ref, cotangent: Array) -> None:
     """Add a cotangent to those that came before."""
     before = total.get(ref)
-    total[ref] = cotangent if before is None else before + cotangent
+    total[ref] = cotangent if before is None else np.asarray(before + cotangent)
 
 
 def contiguous(g: Array) -> Array:

@@ -63,7 +63,8 @@ def add(a: Tensor, b: Tensor) -> Tensor:
 
 def _add(a: Tensor, b: Tensor) -> Tensor:
     if state.recorder is None and not state.grad_enabled:
-        return wrap(np.add(a._array, b._array))
+        # NumPy's sum of 0-d arrays is a scalar, which nobody could write to.
+        return wrap(np.asarray(np.add(a._array, b._array)))
     return apply(OPS["add"], [a, b])
 
 
