@@ -15,10 +15,10 @@ import numpy as np
 from tracegrad.ir import types
 from tracegrad.ir.op import Array
 from tracegrad.tracer.promotion import get_default_dtype
+from tracegrad.tracer.state import state
 
 if TYPE_CHECKING:
-    from tracegrad.tracer.state import state
-from tracegrad.tracer.tensor import Tensor
+    from tracegrad.tracer.tensor import Tensor
 
 
 @dataclass
