@@ -43,6 +43,8 @@ from tracegrad.ir.op import OPS
 LOOK_BACK = 8
 # At most so many values are written by one kernel.
 MAX_ROOTS = 24
+# Nor does one kernel compute more than this many ops: LLVM's time grows faster beyond.
+MAX_OPS = 320
 # A row kernel of fewer rows than this runs its passes on one thread, which large rows should not.
 MIN_ROWS = 8
 LARGE = 1 << 16
@@ -68,6 +70,7 @@ class _Scheduler:
         self.places: dict[Node, View] = {}
         self.step_of: dict[Node, int] = {}
         self.copies: dict[Node, View] = {}
+        self.ops_of: dict[Node, int] = {}
         self.handed_over: set[Node] = set()
         self.read_by: dict[Node, set[int]] = {}
         self.buffers: list[Buffer] = []
@@ -228,6 +231,7 @@ class _Scheduler:
             else:
                 for x in current.inputs:
                     work.append((x, align(index, current.shape, x.shape)))
+        self.ops_of[node] = len(seen)
         return list(found)
 
     def base(self, node: Node) -> Node:
@@ -258,11 +262,12 @@ class _Scheduler:
         )
         kernel = None
         if not indices and not alone:
-            kernel = self.join(value.shape, None, reads, after)
+            kernel = self.join(value, None, reads, after)
         if kernel is None:
             kernel = Kernel(squeeze(value.shape), None, serial=bool(indices))
             self.open(kernel)
         kernel.roots.append(root)
+        kernel.ops += self.ops_of.get(value, 1)
         self.note_reads(reads, kernel)
         if node not in self.places:
             self.step_of[node] = kernel.position
@@ -276,12 +281,13 @@ class _Scheduler:
         value = node.inputs[0]
         axes = squeezed_axes(value.shape, node.params["axes"])
         reads = self.reads_of(value)
-        kernel = self.join(value.shape, axes, reads, -1, node.op.name)
+        kernel = self.join(value, axes, reads, -1, node.op.name)
         if kernel is None:
             kernel = Kernel(squeeze(value.shape), axes)
             self.open(kernel)
         kernel.axes = axes
         kernel.roots.append(Root(node, value, target, fold=True))
+        kernel.ops += self.ops_of.get(value, 1)
         self.places[node] = target
         self.step_of[node] = kernel.position
         self.note_reads(reads, kernel)
@@ -292,17 +298,20 @@ class _Scheduler:
 
     def join(
         self,
-        shape: Shape,
+        value: Node,
         axes: tuple[int, ...] | None,
         reads: list[Read],
         after: int,
         reduction: str = "",
     ) -> Kernel | None:
         """The latest kernel that a root with these reads may join; None to open a new one."""
-        domain = squeeze(shape)
+        domain = squeeze(value.shape)
+        ops = self.ops_of.get(value, 1)
         earliest = max([after + 1, *(self.step_of[x] for x, _ in reads)], default=0)
         for step in reversed(self.steps[max(earliest, len(self.steps) - LOOK_BACK) :]):
             if not isinstance(step, Kernel) or step.serial or len(step.roots) >= MAX_ROOTS:
+                continue
+            if step.ops + ops > MAX_OPS:
                 continue
             if self.fits(step, domain, axes, reads, reduction):
                 return step

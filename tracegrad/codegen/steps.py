@@ -51,15 +51,14 @@ class Kernel:
     """A loop nest over `domain` (sizes other than 1); `axes` are the reduced loops, None while
     there are none.
 
-    `blocks`: the reduction covers everything and is split into blocks of `block` steps of the
-    outermost loop.
+    `ops`: how many ops it computes. `serial`: its stores may hit one element twice.
     """
 
     domain: Shape
     axes: tuple[int, ...] | None
     roots: list[Root] = field(default_factory=list)
     position: int = 0
-    blocks: int = 0
+    ops: int = 0
     serial: bool = False
 
     @property
