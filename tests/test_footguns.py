@@ -95,3 +95,67 @@ def test_the_mean_of_nothing_is_nan_without_a_word_from_numpy(wrap):
         assert np.isnan(wrap(lambda x: x.mean())(tg.zeros(0)).item())
         assert wrap(lambda x: x.mean(1))(tg.zeros(0, 3)).shape == (0,)
         assert wrap(lambda x: x.mean(0))(tg.zeros(0, 3)).isnan().all()
+
+
+# ---------------------------------------------------------------------- values that Python asks for
+
+
+def test_a_formatted_number_is_not_baked_in():
+    f = tg.compile(lambda x: f"{x.sum():.2f} {x.sum()}")
+    for value in (1.0, 2.5, 1.0):
+        assert f(tg.full((2,), value)) == f"{2 * value:.2f} {2 * value}"
+    assert f.statistics.traces == 2
+
+
+@pytest.mark.parametrize("dim", ["a", 1.5, None])
+def test_a_dim_that_is_no_integer_is_a_type_error_of_ours(dim):
+    x = tg.ones(2, 3)
+    with pytest.raises(TypeError, match=r"integer.* at test_footguns.py:\d+"):
+        x.flip(dim)
+    with pytest.raises(TypeError, match=r"integer.* at test_footguns.py:\d+"):
+        x.transpose(dim, 0)
+    with pytest.raises(TypeError, match=r"integer.* at test_footguns.py:\d+"):
+        x.reshape(dim, 6)
+    assert x.tolist() == [[1, 1, 1], [1, 1, 1]]
+
+
+# ------------------------------------------------------------------ equal values, different memory
+
+
+def doubled_twice(x):
+    return x * 2, x * 2
+
+
+@pytest.mark.parametrize("mode", ["eager", "compiled"])
+def test_equal_results_have_memory_and_gradients_of_their_own(mode):
+    f = tg.compile(doubled_twice) if mode == "compiled" else doubled_twice
+    for _ in range(2):
+        x = tg.tensor([1.0, 2.0], requires_grad=True)
+        a, b = f(x)
+        (a + 3 * b).sum().backward()
+        assert x.grad.tolist() == [8, 8]
+        with tg.no_grad():
+            a.zero_()
+        assert b.tolist() == [2, 4]
+
+
+def backward_of_a_sum(w, b):
+    (w + b).sum().backward()
+
+
+def scaled_backward_of_a_sum(w, b):
+    (w + b).sum().backward()
+    w.grad.mul_(5)
+
+
+@pytest.mark.parametrize("mode", ["eager", "compiled"])
+def test_equal_gradients_have_memory_of_their_own(mode):
+    for function, outside in ((backward_of_a_sum, True), (scaled_backward_of_a_sum, False)):
+        f = tg.compile(function) if mode == "compiled" else function
+        for _ in range(2):
+            w, b = (tg.tensor([1.0, 2.0], requires_grad=True) for _ in range(2))
+            f(w, b)
+            if outside:
+                w.grad.mul_(5)
+            assert w.grad.tolist() == [5, 5]
+            assert b.grad.tolist() == [1, 1]

@@ -5,6 +5,7 @@ it.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,9 +21,16 @@ from tracegrad.tracer.tensor import Tensor
 Shape = tuple[int, ...]
 
 
+def integer(value: Any, role: str) -> int:
+    """`value`, which is the `role` of an operation, as a number that Python can index with."""
+    if not hasattr(value, "__index__"):
+        raise locate(ArgumentError(f"a {role} must be an integer, not {type(value).__name__}"))
+    return operator.index(value)
+
+
 def axis_of(dim: Any, ndim: int) -> int:
     """`dim` counted from the front; DimError when out of range. A 0-d tensor counts as 1-d."""
-    index: int = dim.__index__()
+    index = integer(dim, "dimension")
     bound = max(ndim, 1)
     if not -bound <= index < bound:
         raise locate(
@@ -48,7 +56,7 @@ def shape_of(size: Sequence[Any]) -> Shape:
     """The shape in `f(2, 3)` or `f((2, 3))`."""
     if len(size) == 1 and isinstance(size[0], (tuple, list)):
         size = size[0]
-    return tuple(extent.__index__() for extent in size)
+    return tuple(integer(extent, "size") for extent in size)
 
 
 def complete(size: Sequence[Any], numel: int) -> Shape:
@@ -286,7 +294,7 @@ def narrow(input: Tensor, dim: int, start: int, length: int) -> Tensor:
     """`length` elements from `start` along one axis."""
     axis = axis_of(dim, input.ndim)
     size = input._array.shape[axis]
-    begin = start.__index__()
+    begin = integer(start, "start")
     begin += size if begin < 0 else 0
     if not 0 <= begin <= begin + length <= size:
         raise locate(
@@ -299,7 +307,7 @@ def select(input: Tensor, dim: int, index: int) -> Tensor:
     """The element `index` along one axis, which is dropped."""
     axis = axis_of(dim, input.ndim)
     size = input._array.shape[axis] if input.ndim else 0
-    at: int = index.__index__()
+    at = integer(index, "index")
     if not -size <= at < size:
         raise locate(
             DimError(

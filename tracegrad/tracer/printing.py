@@ -1,6 +1,7 @@
 """The printed form of a tensor, character for character that of PyTorch.
 
-Printing is no demand for a value: nothing that the program computes depends on it.
+Printing is no demand for a value: nothing that the program computes depends on it. Formatting one
+number is, because it gives the bare number.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 from tracegrad.ir import types
 from tracegrad.ir.op import Array
+from tracegrad.tracer.conversion import item
 from tracegrad.tracer.promotion import get_default_dtype
 from tracegrad.tracer.state import state
 
@@ -195,6 +197,4 @@ def tensor_repr(self: Tensor) -> str:
 
 def tensor_format(self: Tensor, spec: str) -> str:
     """A tensor of dimension 0 formats as its number, any other as its printed form."""
-    if self.ndim == 0:
-        return format(self._array.item(), spec)
-    return format(repr(self), spec)
+    return format(item(self) if self.ndim == 0 else repr(self), spec)
