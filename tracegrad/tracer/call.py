@@ -39,7 +39,7 @@ def finish(tree: Tree, path: Path, run: Run, inputs: Sequence[Any], leaves: Sequ
         for i, result in enumerate(results)
     ]
     for i, first in path.twins:
-        made[i] = made[first] if first >= 0 else made[-first - 1]._twin()
+        made[i] = made[first] if first >= 0 else _twin(made[-first - 1], made[i])
     stores = path.end.stores
     if stores:
         for place, value in zip(stores, made[-len(stores) :], strict=True):
@@ -66,6 +66,8 @@ def _result(
             array = np.array(array, result_dtype(tree, position))
         if result.weak:
             return array.item()
+        if result.copied:
+            array = array.copy()
         tensor: Tensor = _new(Tensor)
         tensor._array = array
         tensor._storage = Storage()
@@ -96,6 +98,15 @@ def _result(
     return found
 
 
+def _twin(first: Tensor, own: Tensor) -> Tensor:
+    """A tensor on the memory of `first` with the tape of `own`."""
+    twin = first._twin()
+    twin._grad_fn = own._grad_fn
+    twin._output_nr = own._output_nr
+    twin._requires_grad = own._requires_grad
+    return twin
+
+
 def result_dtype(tree: Tree, number: int) -> Any:
     """The dtype of an input of the trace."""
     return tree.inputs[number].type.dtype.numpy
@@ -119,8 +130,10 @@ def commit(
         for value, ref in zip(values, path.write_refs, strict=True)
     ]
     gradients = [
-        None if ref is None else wrap(np.array(run.value(ref)) if ref[0] < 0 else run.value(ref))
-        for ref in path.grad_refs
+        None
+        if ref is None
+        else wrap(np.array(run.value(ref)) if ref[0] < 0 or item.copied else run.value(ref))
+        for ref, item in zip(path.grad_refs, end.grad_writes, strict=True)
     ]
     for i, (write, value) in enumerate(zip(end.writes, values, strict=True)):
         target = inputs[write.input]

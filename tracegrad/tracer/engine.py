@@ -250,9 +250,12 @@ def accumulate_grad(tensor: Tensor, new: Tensor) -> None:
     if recorder is not None:
         recorder.read_grad(tensor)
     if old is None:
-        if not (new._fresh or state.grad_enabled or recorder is not None):
+        if not (new._fresh or state.grad_enabled):
             # Another cotangent, a view or the caller may hold this very memory.
-            new = wrap(new._array.copy())
+            if recorder is None:
+                new = wrap(new._array.copy())
+            else:
+                new = apply(OPS["cast"], [new], {"dtype": new.dtype})
         new._fresh = False
         tensor._set_grad(new)
     elif state.grad_enabled or recorder is not None:

@@ -104,6 +104,7 @@ class Result:
     weak     a Python number comes out.
     twin     the number of an earlier result that is this very tensor; -1 - number if it is another
              tensor on the same memory.
+    copied   another result has the same value, but memory of its own.
     freed    its tape was freed inside the function, so backward of it is an error.
     """
 
@@ -116,6 +117,7 @@ class Result:
     detached: bool = False
     constant: Any = None
     twin: int | None = None
+    copied: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,12 +133,14 @@ class Write:
 class GradWrite:
     """An input whose `.grad` the function replaced, by the value at `ref` or by None.
 
-    `same_as`: the number of the input that the new gradient is, where it is one itself.
+    `same_as`: the number of the input that the new gradient is, where it is one itself. `copied`: a
+    result or another gradient has the same value, but memory of its own.
     """
 
     input: int
     ref: Ref | None
     same_as: int | None = None
+    copied: bool = False
 
 
 @dataclass(frozen=True)

@@ -107,13 +107,18 @@ def _end(recorder: Recorder, returned: Any, stand_ins: Sequence[Tensor], places:
     found += [now for _, _, now in changes]
     results = []
     seen: dict[int, int] = {}
-    memory: dict[Ref, int] = {}
+    memory: dict[tuple[Ref, int], int] = {}
+    # Equal values are computed once, but tensors that had memory of their own get it.
+    owners: dict[Ref, int] = {}
     for i, leaf in enumerate(found):
         result = _result(recorder, leaf, stand_ins)
         twin = seen.setdefault(id(leaf), i)
         if isinstance(leaf, Tensor) and twin == i and result.kind == "value":
-            first = memory.setdefault(result.ref, i)
+            storage = id(storage_of(leaf))
+            first = memory.setdefault((result.ref, storage), i)
             twin = -1 - first if first != i else i
+            if owners.setdefault(result.ref, storage) != storage:
+                result = replace(result, copied=True)
         if twin != i:
             result = replace(result, twin=twin)
         results.append(result)
@@ -131,7 +136,7 @@ def _end(recorder: Recorder, returned: Any, stand_ins: Sequence[Tensor], places:
         structure,
         tuple(results),
         tuple(writes),
-        _grad_writes(recorder),
+        _grad_writes(recorder, owners),
         _flags(recorder),
         tuple(path for path, _, _ in changes),
     )
@@ -211,7 +216,7 @@ def is_freed(tensor: Tensor) -> bool:
     return False
 
 
-def _grad_writes(recorder: Recorder) -> tuple[GradWrite, ...]:
+def _grad_writes(recorder: Recorder, owners: dict[Ref, int]) -> tuple[GradWrite, ...]:
     found = []
     for number, tensor in recorder.grad_written.items():
         gradient = tensor._grad
@@ -222,7 +227,10 @@ def _grad_writes(recorder: Recorder) -> tuple[GradWrite, ...]:
         elif recorder.is_input(gradient):
             found.append(GradWrite(number, None, recorder.number_of(gradient)))
         else:
-            found.append(GradWrite(number, recorder.value_of(gradient).ref))
+            ref = recorder.value_of(gradient).ref
+            storage = id(storage_of(gradient))
+            copied = owners.setdefault(ref, storage) != storage
+            found.append(GradWrite(number, ref, copied=copied))
     return tuple(found)
 
 
