@@ -4,6 +4,7 @@ import importlib.util
 import os
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,3 +26,24 @@ settings.load_profile("deterministic")
 
 # A plain `pytest` on a machine without PyTorch runs everything else.
 collect_ignore = [] if importlib.util.find_spec("torch") else ["reference"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def every_compiled_graph_survives_printing_and_parsing():
+    """Print and parse each graph that any test compiles, before and after it is made legal."""
+    from tracegrad.ir.parser import parse
+    from tracegrad.ir.printer import text
+    from tracegrad.ir.structure import equal
+    from tracegrad.runtime import executor
+
+    legalize = executor.legalize
+
+    def checked(graph):
+        legal = legalize(graph)
+        for each in (graph, legal):
+            assert equal(parse(text(each)), each), text(each)
+        return legal
+
+    executor.legalize = checked
+    yield
+    executor.legalize = legalize
