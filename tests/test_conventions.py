@@ -429,7 +429,58 @@ def test_a_compiled_call_is_one_tape_node() -> None:
     assert second.tolist() == [2, 2]
 
 
-# ------------------------------------------------------------- differences from PyTorch in autogr
+def test_hooks_within_compiled_code() -> None:
+    def hooked(x: tg.Tensor) -> tg.Tensor:
+        y = x * 2
+        y.register_hook(lambda g: g * 10)
+        return y.sum()
+
+    def hooked_and_used(x: tg.Tensor) -> tg.Tensor:
+        loss = hooked(x)
+        loss.backward()
+        return loss
+
+    def hooked_argument(x: tg.Tensor) -> tg.Tensor:
+        x.register_hook(lambda g: g * 10)
+        return x * 2
+
+    def retained(x: tg.Tensor) -> tuple[tg.Tensor, tg.Tensor]:
+        y = x * 2
+        y.retain_grad()
+        return y, y.sum()
+
+    x = tg.ones(2, requires_grad=True)
+    tg.compile(hooked_and_used)(x)
+    assert x.grad.tolist() == [20, 20]
+    for function in (hooked, hooked_argument, retained):
+        with pytest.raises(RuntimeError, match="outside of it"):
+            tg.compile(function)(x)
+    # Hooks on arguments and results that are registered outside run as ever.
+    x.grad = None
+    handle = x.register_hook(lambda g: g + 1)
+    result = tg.compile(lambda x: x * 2)(x)
+    result.register_hook(lambda g: g * 10)
+    result.retain_grad()
+    result.sum().backward()
+    assert x.grad.tolist() == [21, 21]
+    assert result.grad.tolist() == [10, 10]
+    handle.remove()
+
+
+def test_results_have_memory_of_their_own() -> None:
+    def function(x: tg.Tensor) -> tuple[tg.Tensor, ...]:
+        y = x * 2
+        return y, y.view(1, 2), x[:1], y
+
+    x = tg.ones(2)
+    for mode, shared in (("eager", True), ("compiled", False)):
+        y, view, part, again = MODES[mode](function)(x)
+        assert np.shares_memory(y.numpy(), view.numpy()) is shared
+        assert np.shares_memory(part.numpy(), x.numpy())
+        assert again is y
+
+
+# ------------------------------------------------------------------ other differences from PyTorch
 
 
 def test_the_reciprocal_is_a_division() -> None:

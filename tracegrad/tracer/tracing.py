@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tracegrad.errors import TraceError
-from tracegrad.tracer import access
+from tracegrad.tracer import access, late_hooks
 from tracegrad.tracer.captures import Survey
 from tracegrad.tracer.inputs import parent_of, storage_of
 from tracegrad.tracer.recorder import Recorder
@@ -27,7 +27,7 @@ from tracegrad.tracer.recording import (
 from tracegrad.tracer.state import state
 from tracegrad.tracer.stores import Places
 from tracegrad.tracer.structure import flatten, statics, substitute
-from tracegrad.tracer.tape import Node, OpNode
+from tracegrad.tracer.tape import Node, OpNode, mark
 from tracegrad.tracer.tensor import Tensor, wrap
 from tracegrad.tracer.views import freeze
 
@@ -65,10 +65,11 @@ def record(
     recorder = Recorder(arguments, survey, known, aliases=aliases, script=script)
     places = Places(survey, (*own, *rest), leaves)
     before = state.grad_enabled
+    since = mark()
     state.recorder = recorder
     try:
         result = function(*own, *rest, **kwargs)
-        end = _end(recorder, result, [tensor for _, tensor in stand_ins], places)
+        end = _end(recorder, result, [tensor for _, tensor in stand_ins], places, since)
         end.draws, end.generator = recorder.draws.end()
     finally:
         state.recorder = None
@@ -94,7 +95,9 @@ def stand_in(leaf: Any) -> tuple[str, Tensor]:
     return kind, tensor
 
 
-def _end(recorder: Recorder, returned: Any, stand_ins: Sequence[Tensor], places: Places) -> End:
+def _end(
+    recorder: Recorder, returned: Any, stand_ins: Sequence[Tensor], places: Places, since: int
+) -> End:
     found: list[Any] = []
     structure = flatten(returned, found, objects=True)
     for value in statics(structure):
@@ -105,6 +108,8 @@ def _end(recorder: Recorder, returned: Any, stand_ins: Sequence[Tensor], places:
             )
     changes = places.changes()
     found += [now for _, _, now in changes]
+    open_ends = [x for x in found if isinstance(x, Tensor) and not is_freed(x)]
+    late_hooks.refuse(open_ends, recorder.inputs, recorder.undo, since)
     results = []
     seen: dict[int, int] = {}
     memory: dict[tuple[Ref, int], int] = {}
