@@ -292,7 +292,7 @@ class CompiledFunction(Inspection):
             return
         if not self._warned:
             self._warned = True
-            warnings.warn(self.limit_report(), TraceLimitWarning, stacklevel=4)
+            warnings.warn(self.limit_report(), TraceLimitWarning, stacklevel=5)
         _, owner, end = min(paths, key=lambda item: item[0])
         if not owner.tree.drop(end):
             self.specialisations.remove(owner)

@@ -110,7 +110,7 @@ class Specialisation:
             "code computes tensors and does not repeat such changes: return the value instead, and "
             "change the object outside of the function",
             SideEffectWarning,
-            stacklevel=6,
+            stacklevel=7,
         )
 
     def forget_tensors(self) -> None:
