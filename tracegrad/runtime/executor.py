@@ -85,7 +85,8 @@ class Executable:
             outputs = [np.empty(shape, dtype) for shape, dtype, _ in self._outputs]
         if config.check:
             return self._run_checked(arrays, outputs)
-        self._run(*arrays, *outputs, memory.scratch(self._arena), 0)
+        scratch = memory.scratch(self._arena) if self._arena else 0
+        self._run(*arrays, *outputs, scratch, 0)
         return outputs
 
     def _as_arrays(self, values: Sequence[Any]) -> list[Array]:

@@ -145,6 +145,7 @@ def _check(i: int, tensor: Tensor, cotangent: Tensor) -> None:
         )
 
 
+@located
 def tensor_backward(
     self: Tensor,
     gradient: Tensor | None = None,
@@ -156,7 +157,12 @@ def tensor_backward(
 
     `gradient` is its cotangent, of its shape; it may be left out for a tensor of one element.
     """
-    backward(self, gradient, retain_graph, create_graph, inputs=inputs)
+    if gradient is not None or inputs is not None:
+        backward(self, gradient, retain_graph, create_graph, inputs=inputs)
+        return
+    keep = create_graph if retain_graph is None else retain_graph
+    cotangent = _one(self)
+    engine.run([(edge_of(self), cotangent)], keep=keep, create_graph=create_graph)
 
 
 def is_tensor(value: Any) -> bool:

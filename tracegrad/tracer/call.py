@@ -13,7 +13,7 @@ from tracegrad.tracer.dispatch import apply
 from tracegrad.tracer.location import user_place
 from tracegrad.tracer.recording import Result
 from tracegrad.tracer.storage import Storage
-from tracegrad.tracer.structure import TENSOR, unflatten
+from tracegrad.tracer.structure import TENSOR
 from tracegrad.tracer.tape import edge_of
 from tracegrad.tracer.tensor import Tensor, wrap
 from tracegrad.tracer.tree import Path, Run, Tree
@@ -25,6 +25,9 @@ _new = object.__new__
 
 def finish(tree: Tree, path: Path, run: Run, inputs: Sequence[Any], leaves: Sequence[Any]) -> Any:
     """Commit a call whose values are known: the writes, the tape node, the results."""
+    if path.plain is not None:
+        values = run.values
+        return path.build([wrap(values[row][column]) for row, column in path.plain])
     node: CompiledFunctionBackward | None = None
     if path.differentiable:
         edges = tuple([edge_of(inputs[i]) for i in path.differentiable_inputs])
@@ -45,7 +48,7 @@ def finish(tree: Tree, path: Path, run: Run, inputs: Sequence[Any], leaves: Sequ
         for place, value in zip(stores, made[-len(stores) :], strict=True):
             assert place.store is not None
             place.store(leaves, value)
-    return unflatten(path.end.structure, made)
+    return path.build(made)
 
 
 def _result(

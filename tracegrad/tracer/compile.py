@@ -79,7 +79,7 @@ class CompiledFunction(Inspection):
             for value in args:
                 kind = type(value)
                 if kind is Tensor:
-                    cached = value.__dict__.get("_key")
+                    cached = value._key
                     if cached is not None and cached[0] is value._array:
                         parts.append(cached[1])
                     else:

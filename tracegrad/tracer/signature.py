@@ -47,12 +47,12 @@ def key_of_array(array: np.ndarray[Any, Any]) -> TensorKey:
 
 def key_of(tensor: Tensor) -> TensorKey:
     """The `TensorKey` of a tensor, remembered on it as long as its array stays the same."""
-    cached = tensor.__dict__.get("_key")
+    cached = tensor._key
     if cached is not None and cached[0] is tensor._array:
         key: TensorKey = cached[1]
         return key
     key = key_of_array(tensor._array)
-    tensor.__dict__["_key"] = (tensor._array, key)
+    tensor._key = (tensor._array, key)
     return key
 
 

@@ -9,7 +9,9 @@ identity where it does not.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
+import functools
+import itertools
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -172,6 +174,36 @@ def tensor_attributes(value: Any) -> tuple[tuple[Hashable, ...], Sequence[Any]] 
 def unflatten(description: Description, leaves: Sequence[Any]) -> Any:
     """The value that `flatten` took apart, with other leaves."""
     return _rebuild(description, iter(leaves).__next__)
+
+
+def builder_of(description: Description) -> Callable[[Sequence[Any]], Any]:
+    """A function from leaves to the value that `flatten` took apart.
+
+    Tuples, lists and leaves become one Python expression, since a compiled function builds its
+    results at every call; what holds anything else is put together step by step.
+    """
+    count = itertools.count()
+    text = _display(description, count)
+    if text is None:
+        return functools.partial(unflatten, description)
+    build: Callable[[Sequence[Any]], Any] = eval(f"lambda v: {text}", {})
+    return build
+
+
+def _display(description: Description, count: Iterator[int]) -> str | None:
+    """The expression of a description over the leaves `v`; None for other containers."""
+    if isinstance(description, Leaf):
+        return f"v[{next(count)}]"
+    if isinstance(description, Static):
+        return "None" if description.value is None else None
+    items = [_display(item, count) for item in description.items]
+    texts = [item for item in items if item is not None]
+    if len(texts) < len(items) or description.type not in (tuple, list):
+        return None
+    inside = ", ".join(texts)
+    if description.type is list:
+        return f"[{inside}]"
+    return f"({inside},)" if texts else "()"
 
 
 def _rebuild(description: Description, take: Callable[[], Any]) -> Any:

@@ -71,6 +71,7 @@ class Tensor:
     _weak           a Python scalar argument of a compiled function: promotes like one.
     _mask           of a cotangent on its way: where it is not zero, see `ir.masking`.
     _fresh          of a cotangent: nothing else holds its memory, so it may become a `.grad`.
+    _key            the array and what of it is part of a compiled function's signature.
     _trace          the recorder's own handle of this tensor's value; copied where a tensor is
     copied.
     """
@@ -91,6 +92,7 @@ class Tensor:
     _trace: Any = None
     _mask: Tensor | None = None
     _fresh: bool = False
+    _key: tuple[Array, Any] | None = None
     _hooks: Hooks | None = None
     _post_hooks: Hooks | None = None
     _retains_grad: bool = False

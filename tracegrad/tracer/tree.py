@@ -15,6 +15,7 @@ from tracegrad.tracer.program import Program, program_for
 from tracegrad.tracer.recording import End, Ref, Segment, Trace, TraceInput
 from tracegrad.tracer.signature import Layout
 from tracegrad.tracer.statistics import Statistics
+from tracegrad.tracer.structure import builder_of
 
 if TYPE_CHECKING:
     from tracegrad.tracer.call_backward import Saving
@@ -94,6 +95,7 @@ class Path:
         self.last_used = 0
         self.whole: dict[Any, Graph] = {}
         self.saving: Saving | None = None
+        self.build = builder_of(end.structure)
         self.refs = [self._resolve(r.ref) if r.kind == "value" else r.ref for r in end.results]
         self.write_refs = [self._resolve(w.ref) for w in end.writes]
         self.grad_refs = [None if g.ref is None else self._resolve(g.ref) for g in end.grad_writes]
@@ -126,7 +128,19 @@ class Path:
                 types.append(self._type(tree, write.ref))
             self.computed += 1
         self.output_types = tuple(types)
+        self.plain = self._plain()
         self.twins = [(i, r.twin) for i, r in enumerate(end.results) if r.twin is not None]
+
+    def _plain(self) -> list[Ref] | None:
+        """Where the results are, of a path that only computes tensors off the tape."""
+        end = self.end
+        if self.differentiable or self.has_effects or end.stores:
+            return None
+        for result, ref in zip(end.results, self.refs, strict=True):
+            special = result.weak or result.copied or result.freed or result.twin is not None
+            if result.kind != "value" or special or ref[0] < 0:
+                return None
+        return [(where + 1, number) for where, number in self.refs]
 
     def _resolve(self, ref: Ref) -> Ref:
         return resolve(ref, self.occurrences)
