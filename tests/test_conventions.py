@@ -307,6 +307,15 @@ def test_float16_computes_in_float32() -> None:
     assert chain(x).item() == 0
     assert tg.compile(chain)(x).item() == pytest.approx(0.8192, rel=1e-2)
 
+    # A cast rounds, on the way in and on the way out.
+    for cast in (
+        lambda y: y.half().double(),
+        lambda y: (y.half() / 3).double(),
+        lambda y: (y.half() * y.half()).float().double(),
+    ):
+        y = tg.tensor([1.0 / 3, 0.1], dtype=tg.float64)
+        assert tg.equal(tg.compile(cast)(y), cast(y))
+
 
 def test_float16_sums_in_more_than_float16() -> None:
     x = tg.full((5000,), 1.0, dtype=tg.float16)

@@ -392,6 +392,11 @@ def conversion(name: str, source: DType, target: DType) -> str:
     """The text that converts a register from one dtype to another."""
     if source is target:
         return name
+    # The register of float16 is wider: at a cast, its value has to be what float16 can hold.
+    if target.name == "float16":
+        return f"f16({name})"
+    if source.name == "float16":
+        name = f"f16({name})"
     if target.kind == "b":
         return f"({name} != {REGISTER[source.name]}(0))"
     if source.kind == "f" and target.kind in "iu":

@@ -13,7 +13,8 @@ from functools import cache
 from typing import Any
 
 from llvmlite import binding, ir
-from numba.core import config
+from numba.core import config, types
+from numba.extending import intrinsic
 
 _settings: Any = config
 
@@ -77,3 +78,15 @@ def narrow(builder: Any, value: Any) -> Any:
     sign = builder.and_(builder.lshr(bits, _bits(16)), _bits(0x8000))
     result = builder.or_(builder.select(large, special, finite), sign)
     return builder.bitcast(builder.trunc(result, _I16), _F16)
+
+
+@intrinsic
+def f16(typing: Any, value: Any) -> Any:
+    """A number rounded to float16, in the float32 register that holds such."""
+    source: Any = types.unliteral(value)  # type: ignore[no-untyped-call]
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        single = context.cast(builder, arguments[0], source, types.float32)
+        return widen(builder, narrow(builder, single))
+
+    return types.float32(source), generate
