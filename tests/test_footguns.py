@@ -159,3 +159,105 @@ def test_equal_gradients_have_memory_of_their_own(mode):
                 w.grad.mul_(5)
             assert w.grad.tolist() == [5, 5]
             assert b.grad.tolist() == [1, 1]
+
+
+# ---------------------------------------------------------------------- hooks within compiled code
+
+
+def seven(g):
+    return g * 7
+
+
+def hook_on_an_intermediate(x, out):
+    z = x * 2
+    z.register_hook(seven)
+    return z.sum()
+
+
+def hook_on_a_node(x, out):
+    z = x * 2
+    z.grad_fn.register_prehook(lambda gs: (gs[0] * 7,))
+    return z.sum()
+
+
+def hook_on_what_is_written(x, out):
+    z = x * 2
+    z.register_hook(seven)
+    out.copy_(z)
+
+
+def hook_on_an_argument(x, out):
+    x.register_hook(seven)
+    return x.sum()
+
+
+def hook_after_accumulation(x, out):
+    if x.is_leaf:
+        x.register_post_accumulate_grad_hook(lambda x: None)
+    else:
+        x.grad_fn.register_hook(lambda gs, _: gs)
+    return x.sum()
+
+
+def kept_gradient(x, out):
+    z = x * 2
+    z.retain_grad()
+    (x if x.grad_fn else z).retain_grad()
+    return z
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        hook_on_an_intermediate,
+        hook_on_a_node,
+        hook_on_what_is_written,
+        hook_on_an_argument,
+        hook_after_accumulation,
+        kept_gradient,
+    ],
+)
+@pytest.mark.parametrize("is_leaf", [True, False])
+def test_a_hook_that_compiled_code_would_drop_is_an_error(function, is_leaf):
+    leaf = tg.tensor([1.0, 2.0], requires_grad=True)
+    before = leaf.register_hook(lambda g: g + 1)
+    x = leaf if is_leaf else leaf * 1
+    out = tg.zeros(2)
+    with pytest.raises(tg.errors.TraceError, match=r"outside of it, at test_footguns.py:\d+: "):
+        tg.compile(function)(x, out)
+    # All is as it was: the caller's own hook runs, no other does, nothing is retained.
+    assert out.tolist() == [0, 0]
+    assert not x.retains_grad
+    x.sum().backward()
+    assert leaf.grad.tolist() == [2, 2]
+    before.remove()
+
+
+def test_a_hook_is_taken_back_if_the_traced_function_fails():
+    def fails(x):
+        x.register_hook(seven)
+        raise KeyError("no")
+
+    x = tg.ones(2, requires_grad=True)
+    x.register_hook(lambda g: g + 1)
+    with pytest.raises(KeyError, match="no"):
+        tg.compile(fails)(x)
+    x.sum().backward()
+    assert x.grad.tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("mode", ["eager", "compiled"])
+def test_hooks_work_where_backward_is_in_the_function_too(mode):
+    def trained(x):
+        z = x * 2
+        z.register_hook(seven)
+        handle = x.register_hook(lambda g: g + 1)
+        z.sum().backward()
+        handle.remove()
+        return x.sum()
+
+    x = tg.ones(2, requires_grad=True)
+    f = tg.compile(trained) if mode == "compiled" else trained
+    for calls in (1, 2):
+        f(x)
+        assert x.grad.tolist() == [15 * calls] * 2

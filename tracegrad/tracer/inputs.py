@@ -97,6 +97,10 @@ class InputTable:
         """Whether `tensor` itself is an input of the trace."""
         return id(tensor) in self._number_of
 
+    def is_outside(self, tensor: Tensor) -> bool:
+        """Whether `tensor` was there before the function ran."""
+        return id(tensor) in self._number_of or id(tensor) in self._paths
+
     def number_of(self, tensor: Tensor) -> int:
         """The number of an input."""
         return self._number_of[id(tensor)]

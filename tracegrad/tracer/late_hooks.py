@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tracegrad.errors import TraceError
-from tracegrad.tracer.recording import TraceInput
-from tracegrad.tracer.tape import Node
+from tracegrad.tracer.hooks import Registration
+from tracegrad.tracer.recorder import Recorder
+from tracegrad.tracer.tape import Node, accumulator
 from tracegrad.tracer.tensor import Tensor
-from tracegrad.tracer.undo import UndoLog
 
 _WHY = (
     "but backward runs after the call, where the values within compiled code have no tape nodes. "
@@ -16,39 +16,69 @@ _WHY = (
 )
 
 
-def refuse(
-    results: Sequence[Tensor], inputs: Sequence[TraceInput], undo: UndoLog, since: int
-) -> None:
-    """TraceError for what would silently not happen: hooks, and gradients to be retained, on nodes
-    that `results` lead to and that were made after the mark `since`; hooks on inputs.
+def refuse(results: Sequence[Tensor], recorder: Recorder, since: int) -> None:
+    """TraceError for what would silently not happen: hooks, and gradients to be retained, on what
+    was there before the mark `since`, or on what `results` lead to.
     """
-    for item in inputs:
-        if item.kind == "tensor":
-            before = undo.before(item.tensor)
-            for name in ("_hooks", "_post_hooks"):
-                now = getattr(item.tensor, name)
-                if now is not before.get(name) and now:
-                    raise TraceError(
-                        f"a compiled function registered a hook on its input {item.name}, which "
-                        "each call would do once more. Do that outside of it"
-                    )
+    standing = [item for item in recorder.registrations if item.stands]
+    if not standing:
+        return
+    nodes = _leading_to(results, since)
     returned = {id(value) for value in results}
+    for item in standing:
+        message = _objection(item, recorder, nodes, returned, since)
+        if message:
+            raise TraceError(f"{message}, at {item.place}" if item.place else message)
+
+
+def _objection(
+    item: Registration, recorder: Recorder, nodes: set[Node], returned: set[int], since: int
+) -> str:
+    """What is wrong with a hook; nothing if no backward after the call would meet it."""
+    owner = item.owner
+    what = "called retain_grad() on" if item.hooks is None else "registered a hook on"
+    if is_outside(item, recorder, since):
+        name = "an input" if isinstance(owner, Tensor) else f"{owner.name()}, which led to an input"
+        return (
+            f"a compiled function {what} {name}, which each call would do once more. Do that "
+            "outside of it"
+        )
+    if item.hooks is None:
+        if id(owner) in returned:
+            return (
+                f"a compiled function called retain_grad() on a result, {_WHY}"
+                "call retain_grad() on the result outside of it"
+            )
+        return ""
+    node = accumulator(owner) if isinstance(owner, Tensor) else owner
+    if node not in nodes and id(owner) not in returned:
+        return ""
+    return (
+        f"a compiled function registered a hook at {node.name()}, {_WHY}"
+        "register the hook on a result or an argument outside of it"
+    )
+
+
+def take_back(recorder: Recorder, since: int) -> None:
+    """Leave no hook on what was there before the mark `since`."""
+    for item in reversed(recorder.registrations):
+        if is_outside(item, recorder, since):
+            item.undo()
+
+
+def is_outside(item: Registration, recorder: Recorder, since: int) -> bool:
+    """Whether a hook is on something that was there before the function ran."""
+    owner = item.owner
+    return recorder.is_outside(owner) if isinstance(owner, Tensor) else owner.sequence < since
+
+
+def _leading_to(results: Sequence[Tensor], since: int) -> set[Node]:
+    """The tape nodes made since the mark that a backward pass from `results` comes to."""
     work = [x.grad_fn for x in results]
     seen: set[Node] = set()
     while work:
         node = work.pop()
-        if node is None or node in seen or node.sequence < since:
-            continue
-        seen.add(node)
-        hooked = any((node.tensor_hooks or {}).values()) or node.hooks or node.prehooks
-        if hooked:
-            raise TraceError(
-                f"a compiled function registered a hook at {node.name()}, {_WHY}"
-                "register the hook on a result or an argument outside of it"
-            )
-        if any(id(kept()) in returned for kept in (node.retained or {}).values()):
-            raise TraceError(
-                f"a compiled function called retain_grad() on a result, of {node.name()}, {_WHY}"
-                "call retain_grad() on the result outside of it"
-            )
-        work.extend(following for following, _ in node.edges)
+        if node is not None and node not in seen and node.sequence >= since:
+            seen.add(node)
+            work.extend(following for following, _ in node.edges)
+    return seen

@@ -19,6 +19,7 @@ from tracegrad.tracer.access import Path
 from tracegrad.tracer.captures import Guard as CaptureGuard
 from tracegrad.tracer.captures import Survey
 from tracegrad.tracer.draws import Draws
+from tracegrad.tracer.hooks import Registration
 from tracegrad.tracer.inputs import (
     AliasesMatter,
     Binding,
@@ -64,6 +65,7 @@ class Recorder(InputTable):
         self.writes_inputs = False
         self.grad_written: dict[int, Tensor] = {}
         self.draws = Draws()
+        self.registrations: list[Registration] = []
         self._script = list(script)
         self._answered: dict[Hashable, Hashable] = {}
         self._numbers = Numbering()
@@ -75,6 +77,7 @@ class Recorder(InputTable):
         self._kept.clear()
         self._arguments.clear()
         self.grad_written.clear()
+        self.registrations.clear()
         self.undo = UndoLog()
 
     # ------------------------------------------------------------- protocol
@@ -198,6 +201,10 @@ class Recorder(InputTable):
             self._input_number(tensor)
             return
         self._bind_new(tensor, self._constant(Literal(tensor._array)))
+
+    def registered(self, registration: Registration) -> None:
+        """A hook was set, or a gradient is to be retained."""
+        self.registrations.append(registration)
 
     def note(self, tensor: Tensor) -> str | None:
         """`traced=f32[2] by mul at model.py:12`, for a tensor that the trace knows."""

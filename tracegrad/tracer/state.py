@@ -11,6 +11,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from tracegrad.ir.op import Op
+    from tracegrad.tracer.hooks import Registration
     from tracegrad.tracer.tensor import Tensor
 
 
@@ -45,6 +46,9 @@ class Recorder(Protocol):
 
     def fresh(self, tensor: Tensor) -> None:
         """`tensor` was made from constants or by a random draw, not by an op."""
+
+    def registered(self, registration: Registration) -> None:
+        """A hook was set, or a gradient is to be retained."""
 
 
 class State(threading.local):

@@ -92,14 +92,14 @@ class Node:
         from tracegrad.tracer.hooks import Hooks
 
         self.hooks = self.hooks or Hooks()
-        return self.hooks.add(hook)
+        return self.hooks.add(hook, self)
 
     def register_prehook(self, hook: Callable[..., Any]) -> Any:
         """Call `hook(grad_outputs)` before this node runs; it may return new grad_outputs."""
         from tracegrad.tracer.hooks import Hooks
 
         self.prehooks = self.prehooks or Hooks()
-        return self.prehooks.add(hook)
+        return self.prehooks.add(hook, self)
 
     def __repr__(self) -> str:
         return f"<{self.name()} object at {id(self):#x}>"

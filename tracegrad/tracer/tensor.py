@@ -16,7 +16,7 @@ from tracegrad.errors import GradError
 from tracegrad.ir.op import Array, Op
 from tracegrad.ir.types import BY_NUMPY, DType, TensorType
 from tracegrad.tracer.device import Device, cpu
-from tracegrad.tracer.hooks import Hooks
+from tracegrad.tracer.hooks import Hooks, Registration
 from tracegrad.tracer.location import locate
 from tracegrad.tracer.state import state
 from tracegrad.tracer.storage import Storage
@@ -257,6 +257,8 @@ class Tensor:
         self._retains_grad = True
         node.retained = node.retained or {}
         node.retained[self._output_nr] = weakref.ref(self)
+        if state.recorder is not None:
+            state.recorder.registered(Registration(self))
 
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Any:
         """Call `hook(grad)` when the gradient of this tensor is known; it may return another.
@@ -270,9 +272,9 @@ class Tensor:
         node = self.grad_fn
         if node is None:
             self._hooks = self._hooks or Hooks()
-            return self._hooks.add(hook)
+            return self._hooks.add(hook, self)
         node.tensor_hooks = node.tensor_hooks or {}
-        return node.tensor_hooks.setdefault(self._output_nr, Hooks()).add(hook)
+        return node.tensor_hooks.setdefault(self._output_nr, Hooks()).add(hook, node)
 
     def register_post_accumulate_grad_hook(self, hook: Callable[[Tensor], None]) -> Any:
         """Call `hook(tensor)` after the gradient of this leaf was added to `.grad`."""
@@ -285,7 +287,7 @@ class Tensor:
                 GradError("post accumulate grad hooks cannot be registered on non-leaf tensors")
             )
         self._post_hooks = self._post_hooks or Hooks()
-        return self._post_hooks.add(hook)
+        return self._post_hooks.add(hook, self)
 
     def _twin(self) -> Tensor:
         """Another tensor on the same memory, off the tape, with the same recorded value."""

@@ -76,6 +76,7 @@ def record(
         state.grad_enabled = before
         places.restore(places.changes())
         recorder.undo.revert()
+        late_hooks.take_back(recorder, since)
         recorder.draws.restore()
     trace = Trace(
         recorder.inputs, recorder.segments, recorder.outcomes, end, recorder.writes_inputs
@@ -108,8 +109,10 @@ def _end(
             )
     changes = places.changes()
     found += [now for _, _, now in changes]
-    open_ends = [x for x in found if isinstance(x, Tensor) and not is_freed(x)]
-    late_hooks.refuse(open_ends, recorder.inputs, recorder.undo, since)
+    if recorder.registrations:
+        reached = [*found, *(item.tensor for item in recorder.inputs)]
+        open_ends = [x for x in reached if isinstance(x, Tensor) and not is_freed(x)]
+        late_hooks.refuse(open_ends, recorder, since)
     results = []
     seen: dict[int, int] = {}
     memory: dict[tuple[Ref, int], int] = {}
