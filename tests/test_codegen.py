@@ -249,6 +249,16 @@ def test_a_deep_chain_is_cut_into_kernels_of_bounded_size(readers: int) -> None:
     assert len({info.name for info in kernels}) <= 6
 
 
+def test_indices_that_are_computed_themselves() -> None:
+    def build(x: Node, base: Node) -> list[Node]:
+        order = OPS["argsort"](x, axis=0, descending=False, stable=True)
+        moved = OPS["scatter_add"](base, x * 2.0, order)
+        again = OPS["scatter"](base, OPS["gather"](moved, order), order)
+        return [moved, again, OPS["gather"](again * 3.0, order)]
+
+    check(build, normal(9), np.zeros(9))
+
+
 def test_temporaries_share_memory() -> None:
     def build(x: Node, w: Node) -> Node:
         for _ in range(30):

@@ -11,7 +11,6 @@ is linear.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from tracegrad.codegen.affine import (
     VIEWS,
@@ -24,6 +23,7 @@ from tracegrad.codegen.affine import (
     squeeze,
     through,
 )
+from tracegrad.codegen.pieces import Piece, pieces_of
 from tracegrad.codegen.placement import CALLS, FILLED, NotAffineError, choose_roots, view_of
 from tracegrad.codegen.steps import (
     Buffer,
@@ -36,8 +36,7 @@ from tracegrad.codegen.steps import (
     is_column,
     squeezed_axes,
 )
-from tracegrad.ir.graph import Builder, Graph, Node
-from tracegrad.ir.op import OPS
+from tracegrad.ir.graph import Graph, Node
 
 # How many kernels, counted from the last, a root may join.
 LOOK_BACK = 8
@@ -155,7 +154,8 @@ class _Scheduler:
             step: Step = Call(node, operands, target, len(self.steps))
             self.steps.append(step)
         elif name in FILLED:
-            self.fill(node, target)
+            for piece in pieces_of(node, target):
+                self.store_piece(node, piece)
             self.places[node] = target
             self.step_of[node] = len(self.steps) - 1
             return
@@ -240,74 +240,66 @@ class _Scheduler:
             node = node.inputs[0]
         return node
 
-    def store(
-        self,
-        node: Node,
-        target: View,
-        value: Node,
-        *,
-        indices: tuple[Node, ...] = (),
-        accumulate: bool = False,
-        after: int = -1,
-        alone: bool = False,
-    ) -> None:
+    def store(self, node: Node, target: View, value: Node, *, alone: bool = False) -> None:
         """Put "store `value` into `target`" into a kernel that fits, or into a new one."""
         reads = self.reads_of(value)
-        for x in indices:
-            reads += [(y, None) for y, _ in self.frontier(x)]
-            if x in self.places:
-                reads.append((x, None))
-        root = Root(
-            node, value, target, indices, accumulate=accumulate, origin=self.places.get(value)
-        )
-        kernel = None
-        if not indices and not alone:
-            kernel = self.join(value, None, reads, after)
-        if kernel is None:
-            kernel = Kernel(squeeze(value.shape), None, serial=bool(indices))
-            self.open(kernel)
-        kernel.roots.append(root)
-        kernel.ops += self.ops_of.get(value, 1)
-        self.note_reads(reads, kernel)
-        if node not in self.places:
-            self.step_of[node] = kernel.position
+        root = Root(node, value, target, origin=self.places.get(value))
+        kernel = None if alone else self.join(value, None, reads)
+        self.place_root(root, reads, kernel or self.open(Kernel(squeeze(value.shape), None)))
 
-    def note_reads(self, reads: list[Read], kernel: Kernel) -> None:
+    def store_piece(self, node: Node, piece: Piece) -> None:
+        """A kernel for one of the stores that make up `node`, after those before it."""
+        reads = self.reads_of(piece.value)
+        for x in piece.indices:
+            reads += [(y, None) for y, _ in self.reads_of(x)]
+        root = Root(
+            node,
+            piece.value,
+            piece.window,
+            piece.indices,
+            accumulate=piece.accumulate,
+            origin=self.places.get(piece.value),
+        )
+        kernel = Kernel(squeeze(piece.value.shape), None, serial=bool(piece.indices))
+        self.place_root(root, reads, self.open(kernel))
+
+    def place_root(self, root: Root, reads: list[Read], kernel: Kernel) -> None:
+        """Make `root` part of `kernel`."""
+        kernel.roots.append(root)
+        kernel.ops += self.ops_of.get(root.value, 1)
         for x, _ in reads:
             self.read_by.setdefault(x, set()).add(kernel.position)
+        if root.node not in self.places:
+            self.step_of[root.node] = kernel.position
 
     def reduce(self, node: Node, target: View) -> None:
         """Put a reduction into a kernel that fits, or into a new one."""
         value = node.inputs[0]
         axes = squeezed_axes(value.shape, node.params["axes"])
         reads = self.reads_of(value)
-        kernel = self.join(value, axes, reads, -1, node.op.name)
-        if kernel is None:
-            kernel = Kernel(squeeze(value.shape), axes)
-            self.open(kernel)
+        kernel = self.join(value, axes, reads, node.op.name)
+        kernel = kernel or self.open(Kernel(squeeze(value.shape), axes))
         kernel.axes = axes
-        kernel.roots.append(Root(node, value, target, fold=True))
-        kernel.ops += self.ops_of.get(value, 1)
+        self.place_root(Root(node, value, target, fold=True), reads, kernel)
         self.places[node] = target
-        self.step_of[node] = kernel.position
-        self.note_reads(reads, kernel)
 
-    def open(self, kernel: Kernel) -> None:
+    def open(self, kernel: Kernel) -> Kernel:
+        """Add a kernel at the end."""
         kernel.position = len(self.steps)
         self.steps.append(kernel)
+        return kernel
 
     def join(
         self,
         value: Node,
         axes: tuple[int, ...] | None,
         reads: list[Read],
-        after: int,
         reduction: str = "",
     ) -> Kernel | None:
         """The latest kernel that a root with these reads may join; None to open a new one."""
         domain = squeeze(value.shape)
         ops = self.ops_of.get(value, 1)
-        earliest = max([after + 1, *(self.step_of[x] for x, _ in reads)], default=0)
+        earliest = max((self.step_of[x] for x, _ in reads), default=0)
         for step in reversed(self.steps[max(earliest, len(self.steps) - LOOK_BACK) :]):
             if not isinstance(step, Kernel) or step.serial or len(step.roots) >= MAX_ROOTS:
                 continue
@@ -366,64 +358,6 @@ class _Scheduler:
             return False
         rows = math.prod(kernel.rows)
         return rows >= MIN_ROWS or math.prod(kernel.domain) <= LARGE
-
-    # ------------------------------------------------------------------ buffers written in pieces
-
-    def fill(self, node: Node, target: View) -> None:
-        """The stores of a concatenation, a padded array, an updated slice or a scatter."""
-        name = node.op.name
-        if name == "concatenate":
-            axis = node.params["axis"]
-            offset = 0
-            for x in node.inputs:
-                start = tuple(offset if i == axis else 0 for i in range(node.ndim))
-                self.piece(node, _window(target, start, (1,) * node.ndim, x.shape), x)
-                offset += x.shape[axis]
-            return
-        if name == "pad":
-            inside = node.inputs[0]
-            interior = node.params["interior"]
-            background = node.params["value"]
-            self.piece(node, target, background_node(node, background))
-            window = _window(
-                target, node.params["low"], tuple(i + 1 for i in interior), inside.shape
-            )
-            self.piece(node, window, inside, after=len(self.steps) - 1)
-            return
-        base, value = node.inputs[:2]
-        self.piece(node, target, base)
-        last = len(self.steps) - 1
-        if name == "update_slice":
-            window = _window(target, node.params["starts"], node.params["strides"], value.shape)
-            self.piece(node, window, value, after=last)
-            return
-        self.store(
-            node,
-            target,
-            value,
-            indices=tuple(node.inputs[2:]),
-            accumulate=name == "scatter_add",
-            after=last,
-        )
-
-    def piece(self, node: Node, target: View, value: Node, after: int = -1) -> None:
-        self.store(node, target, value, after=after, alone=True)
-
-
-def background_node(node: Node, value: Any) -> Node:
-    """A constant of the node's shape, for filling."""
-    with Builder() as builder:
-        scalar = builder.constant(value, node.dtype)
-        return OPS["broadcast_to"](scalar, shape=node.shape)
-
-
-def _window(target: View, starts: Shape, steps: Shape, shape: Shape) -> View:
-    """The part of `target` that begins at `starts` and takes every `steps`-th element."""
-    offset = target.offset + sum(
-        start * stride for start, stride in zip(starts, target.strides, strict=True)
-    )
-    strides = tuple(step * stride for step, stride in zip(steps, target.strides, strict=True))
-    return View(target.buffer, offset, strides, shape)
 
 
 def _reads_own(shape: Shape, index: Index, loops: Shape) -> bool:
