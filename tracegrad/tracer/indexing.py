@@ -17,6 +17,7 @@ from tracegrad.errors import ArgumentError, BoundsError, ShapeError
 from tracegrad.ir import types
 from tracegrad.ir.families import broadcast_shapes
 from tracegrad.ir.op import OPS
+from tracegrad.tracer.bounds import Limits, require
 from tracegrad.tracer.conversion import to_index, to_int
 from tracegrad.tracer.creation import array_of
 from tracegrad.tracer.dispatch import apply, constant
@@ -242,15 +243,12 @@ def _nonzero(mask: Tensor) -> list[Tensor]:
 
 def _within(index: Tensor, size: int, axis: int) -> Tensor:
     """The index with negative numbers counted from the end; BoundsError out of range."""
+    message = f"index {{}} is out of bounds for dimension {axis} with size {size}"
+    require(index, Limits(-size, size - 1, message))
     array = index._array
-    low = high = 0
-    if array.size:
-        low, high = int(array.min()), int(array.max())
-        if low < -size or high >= size:
-            bad = low if low < -size else high
-            raise BoundsError(f"index {bad} is out of bounds for dimension {axis} with size {size}")
     if state.recorder is None or index._literal is not None:
-        return index if low >= 0 else constant(np.where(array < 0, array + size, array))
+        below = array.size and array.min() < 0
+        return constant(np.where(array < 0, array + size, array)) if below else index
     zero, extent = constant(np.int64(0)), constant(np.int64(size))
     from_end = apply(OPS["add"], [index, extent])
     return apply(OPS["where"], [apply(OPS["lt"], [index, zero]), from_end, index])

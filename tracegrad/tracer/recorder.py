@@ -16,6 +16,7 @@ from tracegrad.ir.op import CONSTANT, OPS, Op, _NonDifferentiable
 from tracegrad.ir.types import TensorType
 from tracegrad.tracer import access, outcomes
 from tracegrad.tracer.access import Path
+from tracegrad.tracer.bounds import Limits, Requirement
 from tracegrad.tracer.captures import Guard as CaptureGuard
 from tracegrad.tracer.captures import Survey
 from tracegrad.tracer.draws import Draws
@@ -28,7 +29,7 @@ from tracegrad.tracer.inputs import (
     parent_of,
     storage_of,
 )
-from tracegrad.tracer.location import user_location
+from tracegrad.tracer.location import user_location, user_place
 from tracegrad.tracer.numbering import Numbering
 from tracegrad.tracer.recording import Guard, Segment, Steps, TraceInput, Value
 from tracegrad.tracer.state import state
@@ -70,6 +71,7 @@ class Recorder(InputTable):
         self._answered: dict[Hashable, Hashable] = {}
         self._numbers = Numbering()
         self._grad_read: set[int] = set()
+        self._required: set[Hashable] = set()
 
     def close(self) -> None:
         """Forget all tensors: one that escaped may keep this object alive."""
@@ -172,6 +174,21 @@ class Recorder(InputTable):
         self.outcomes.append(outcome)
         self.segments.append(Segment(Builder("forward")))
         return outcomes.concrete(kind, outcome, value)
+
+    def require(self, tensor: Tensor, limits: Limits) -> None:
+        """Each element has to lie within limits: compiled code checks it at the segment's end."""
+        value = self.value_of(tensor)
+        key = (value.ref, limits.low, limits.high, limits.spared)
+        if key in self._required or self._is_constant(value):
+            return
+        self._required.add(key)
+        node = self._use(value)
+        segment = self.segments[-1]
+        segment.builder.loc = user_location()
+        with segment.builder:
+            flag = limits.outside(node)
+        position = self._position(segment, flag)
+        segment.requirements.append(Requirement(position, node, limits, user_place()))
 
     def read_grad(self, tensor: Tensor) -> None:
         """`tensor.grad` was read: what stands there is an input, or its absence a guard."""

@@ -11,6 +11,7 @@ from tracegrad.ir.op import Op
 from tracegrad.ir.params import frozen_params
 from tracegrad.ir.types import TensorType
 from tracegrad.tracer.access import Path
+from tracegrad.tracer.bounds import Requirement
 from tracegrad.tracer.structure import Description
 
 Ref = tuple[int, int]
@@ -76,6 +77,7 @@ class Segment:
     guard: Guard | None = None
     imports: dict[Ref, Node] = field(default_factory=dict)
     positions: dict[int, int] = field(default_factory=dict)
+    requirements: list[Requirement] = field(default_factory=list)
 
     def key(self) -> tuple[Hashable, ...]:
         """Equal for two recordings of one segment."""
@@ -106,6 +108,7 @@ class Result:
              tensor on the same memory.
     copied   another result has the same value, but memory of its own.
     freed    its tape was freed inside the function, so backward of it is an error.
+    leaf     the function asked for its gradient: it is a leaf of the caller's tape.
     """
 
     kind: str
@@ -118,6 +121,7 @@ class Result:
     constant: Any = None
     twin: int | None = None
     copied: bool = False
+    leaf: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,8 @@ class Flag:
 class End:
     """How a path ends: what is returned and what is written.
 
-    `results` has the leaves of what is returned, then what is put into the places `stores`.
+    `results` has the leaves of what is returned, then gradients of results, then what is put into
+    the places `stores`. `gradients`: (result, the result that is its `.grad`).
     """
 
     structure: Description
@@ -164,6 +169,7 @@ class End:
     grad_writes: tuple[GradWrite, ...]
     flags: tuple[Flag, ...]
     stores: tuple[Path, ...] = ()
+    gradients: tuple[tuple[int, int], ...] = ()
     draws: int = 0
     generator: tuple[int, int] | None = None
 

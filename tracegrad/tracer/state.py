@@ -11,6 +11,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from tracegrad.ir.op import Op
+    from tracegrad.tracer.bounds import Limits
     from tracegrad.tracer.hooks import Registration
     from tracegrad.tracer.tensor import Tensor
 
@@ -34,6 +35,9 @@ class Recorder(Protocol):
 
         Returns the value that it gets.
         """
+
+    def require(self, tensor: Tensor, limits: Limits) -> None:
+        """Each element of `tensor` has to lie within limits, and does so now."""
 
     def read_grad(self, tensor: Tensor) -> None:
         """`tensor.grad` was read."""

@@ -10,7 +10,7 @@ import numpy as np
 from tracegrad.errors import TraceError
 from tracegrad.ir.graph import Builder, Graph, Node
 from tracegrad.ir.types import TensorType
-from tracegrad.tracer import outcomes
+from tracegrad.tracer import bounds, outcomes
 from tracegrad.tracer.program import Program, program_for
 from tracegrad.tracer.recording import End, Ref, Segment, Trace, TraceInput
 from tracegrad.tracer.signature import Layout
@@ -31,6 +31,7 @@ class Occurrence:
     sources  for each input of the segment: (number of the segment, number among its exports).
     edges    the ways on, by the guard's outcome. `guard` says where its value is.
     end      how the path ends, where it ends here.
+    flags    of each requirement of the segment, the number of its flag among the exports.
     """
 
     __slots__ = (
@@ -38,6 +39,7 @@ class Occurrence:
         "edges",
         "end",
         "exports",
+        "flags",
         "guard",
         "hits",
         "key",
@@ -55,6 +57,7 @@ class Occurrence:
         self.number_of: dict[int, int] = {}
         self.carries: list[bool] = []
         self.sources: list[Ref] = []
+        self.flags: list[int] = []
         self.wrt: tuple[bool, ...] = ()
         self.guard: Ref | None = None
         self.edges: dict[Hashable, Occurrence] = {}
@@ -246,6 +249,9 @@ class Tree:
         if not occurrence.sources:
             occurrence.sources = [resolve(source.ref, path) for source in segment.sources]
             occurrence.wrt = tuple(source.differentiable for source in segment.sources)
+        if not occurrence.flags:
+            required = occurrence.segment.requirements
+            occurrence.flags = [occurrence.export(item.position, False) for item in required]
         guard = segment.guard
         if guard is not None:
             if guard.ref[0] >= 0:
@@ -357,6 +363,8 @@ def run(tree: Tree, inputs: list[Any]) -> tuple[Path, Run]:
         if occurrence.exports:
             program = occurrence.program or tree.program_of(occurrence)
             values.append(program.forward(arguments))
+            if occurrence.flags:
+                _check(occurrence, values[-1], arguments)
         else:
             values.append([])
         if occurrence.guard is None:
@@ -370,6 +378,14 @@ def run(tree: Tree, inputs: list[Any]) -> tuple[Path, Run]:
         if following is None:
             raise UnknownOutcomeError(taken, occurrence)
         occurrence = following
+
+
+def _check(occurrence: Occurrence, values: list[Any], arguments: list[Any]) -> None:
+    """Raise the error of the first requirement that the computed values do not meet."""
+    for i, number in enumerate(occurrence.flags):
+        if values[number]:
+            segment = occurrence.segment
+            bounds.refuse(segment, segment.requirements[i], arguments)
 
 
 def layout_of(array: Array) -> Layout | None:

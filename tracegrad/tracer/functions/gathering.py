@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.errors import ArgumentError, BoundsError, DtypeError, ShapeError
+from tracegrad.errors import ArgumentError, DtypeError, ShapeError
 from tracegrad.ir.op import OPS
 from tracegrad.ir.types import bool_, int64
+from tracegrad.tracer.bounds import Limits, require
 from tracegrad.tracer.dispatch import apply
 from tracegrad.tracer.functions.contraction import broadcast_tensors, permuted, reshaped
 from tracegrad.tracer.functions.operands import as_tensor
@@ -20,20 +21,12 @@ from tracegrad.tracer.tensor import Tensor
 
 
 def checked_index(name: str, index: Tensor, size: int, *, negative: bool = False) -> Tensor:
-    """`index` as int64, counted from the front. BoundsError where it is out of range.
-
-    A recorded function is checked while it is recorded; compiled code clamps.
-    """
+    """`index` as int64, counted from the front. BoundsError where it is out of range."""
     if as_tensor(index, name).dtype.kind not in "iu":
         raise DtypeError(f"{name}(): Expected dtype int32/int64 for index, got {index.dtype.name}")
-    values = index._array
-    low = -size if negative else 0
-    if values.size and (values.min() < low or values.max() >= size):
-        worst = values.max() if values.max() >= size else values.min()
-        raise BoundsError(
-            f"{name}(): index {int(worst)} is out of bounds for dimension with size {size}"
-        )
+    message = f"{name}(): index {{}} is out of bounds for dimension with size {size}"
     index = cast(index, int64)
+    require(index, Limits(-size if negative else 0, size - 1, message))
     if not negative:
         return index
     below = apply(OPS["lt"], promote(index, 0))
@@ -97,9 +90,13 @@ def gather(input: Tensor, dim: int, index: Tensor) -> Tensor:
     axis = axis_of(dim, input.ndim)
     x, at = _as_vector(input), _as_vector(index)
     _check_reach("gather", at, x, axis)
-    at = checked_index("gather", at, x._array.shape[axis])
+    return _gathered(x, axis, checked_index("gather", at, x._array.shape[axis]), index.ndim)
+
+
+def _gathered(x: Tensor, axis: int, at: Tensor, ndim: int) -> Tensor:
+    """What the checked indices `at` pick from `x`, with `ndim` axes."""
     picked = apply(OPS["gather"], [x, *places(at, axis)], grad_name="GatherBackward0")
-    return picked if index.ndim else reshaped(picked, ())
+    return picked if ndim else reshaped(picked, ())
 
 
 @register(out=True)
@@ -119,7 +116,9 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Te
         wide = tuple(x._array.shape[axis] if i == axis else n for i, n in enumerate(shape))
         return x if x._array.shape == wide else apply(OPS["broadcast_to"], [x], {"shape": wide})
 
-    return gather(widened(input), axis, widened(index))
+    x, at = _as_vector(widened(input)), _as_vector(widened(index))
+    _check_reach("take_along_dim", at, x, axis)
+    return _gathered(x, axis, at, index.ndim)
 
 
 def _flat(x: Tensor) -> Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from tracegrad.errors import ArgumentError, BoundsError, DtypeError, ShapeError
+from tracegrad.errors import ArgumentError, DtypeError, ShapeError
 from tracegrad.ir.op import OPS
 from tracegrad.ir.types import int64
+from tracegrad.tracer.bounds import Limits, require
 from tracegrad.tracer.dispatch import apply
 from tracegrad.tracer.functions.arithmetic import add, div, mul, sub
 from tracegrad.tracer.functions.contraction import broadcast_tensors, reshaped
@@ -151,13 +152,6 @@ def binary_cross_entropy_with_logits(
     return apply(OPS[name], operands, params)
 
 
-def _check_classes(target: Tensor, count: int, ignore_index: int) -> None:
-    values = target._array
-    bad = (values != ignore_index) & ((values < 0) | (values >= count))
-    if bad.any():
-        raise BoundsError(f"Target {int(values[bad].flat[0])} is out of bounds.")
-
-
 @_functional()
 def nll_loss(
     input: Tensor,
@@ -184,7 +178,8 @@ def nll_loss(
             f"Expected target size {list(expected)}, got {list(target.shape)} "
             f"for an input of {list(shape)}"
         )
-    _check_classes(target, shape[axis], ignore_index)
+    message = "Target {} is out of bounds."
+    require(target, Limits(0, shape[axis] - 1, message, spared=int(ignore_index)))
     operands = [x, target]
     if weight is not None:
         if weight._array.shape != (shape[axis],):
