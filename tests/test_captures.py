@@ -322,3 +322,20 @@ def test_exception_after_a_store_puts_the_old_tensor_back(x):
     with pytest.raises(ValueError):
         f(tg.ones(3))
     assert cache["h"] is x
+
+
+def test_the_wrapper_of_a_transform_is_not_guarded_but_what_it_wraps_is_followed() -> None:
+    scale = tg.tensor(2.0)
+
+    def loss(x: tg.Tensor) -> tg.Tensor:
+        return (x * scale).sum()
+
+    f = tg.compile(tg.value_and_grad(loss))
+    x = tg.ones(3)
+    assert f(x)[0].item() == 6
+    scale.fill_(3.0)
+    value, gradient = f(x)
+    assert value.item() == 9
+    assert gradient.tolist() == [3, 3, 3]
+    assert f.statistics.traces == 1
+    assert "guarded" not in f.explain()

@@ -19,6 +19,7 @@ import numpy as np
 
 from tracegrad.tracer import access
 from tracegrad.tracer.access import MISSING, Path
+from tracegrad.tracer.location import PACKAGE
 from tracegrad.tracer.tensor import Tensor
 
 # Code of these packages is constant while a program runs, and reads nothing of the user's.
@@ -229,24 +230,28 @@ class Survey:
         if is_constant_code(function):
             return
         code = function.__code__
-        loaded, attributes = names_in(code)
-        self._attributes |= attributes
-        names = function.__globals__
-        for name in sorted(loaded):
-            if name in names:
-                yield access.of_global(names, name), names[name], True
+        # What a transform of this package returns bears the name of the user's function, but its
+        # own code does not change: only the functions that it wraps are followed.
+        ours = code.co_filename.startswith(PACKAGE)
+        if not ours:
+            loaded, attributes = names_in(code)
+            self._attributes |= attributes
+            names = function.__globals__
+            for name in sorted(loaded):
+                if name in names:
+                    yield access.of_global(names, name), names[name], True
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             cell_path = access.of_cell(cell, name)
             value = cell_path.get(())
             if value is not MISSING:
-                yield cell_path, value, True
+                yield cell_path, value, not ours
         if function.__defaults__:
             yield path.attribute("__defaults__"), function.__defaults__, False
         if function.__kwdefaults__:
             yield path.attribute("__kwdefaults__"), function.__kwdefaults__, False
         wrapped = getattr(function, "__wrapped__", None)
         if wrapped is not None:
-            yield path.attribute("__wrapped__"), wrapped, True
+            yield path.attribute("__wrapped__"), wrapped, not ours
 
     def _of_sequence(
         self, path: Path, value: Sequence[Any], named: bool
