@@ -181,6 +181,20 @@ def test_an_ignored_class_is_no_error():
         compiled(x, ints(0, -100, -7, -7))
 
 
+@pytest.mark.parametrize("bad", [1.25, -0.5, float("nan")])
+def test_a_probability_out_of_range(bad):
+    compiled = tg.compile(lambda x, t: functional.binary_cross_entropy(x, t))
+    outcome = tg.tensor([1.0, 0.0])
+    right, wrong = tg.tensor([0.5, 0.5]), tg.tensor([0.5, bad])
+    expected = compiled(right, outcome).item()
+    assert expected == pytest.approx(np.log(2), rel=1e-6)
+    for function in (compiled.__wrapped__, compiled):
+        with pytest.raises(tg.errors.ArgumentError, match="should be between 0 and 1"):
+            function(wrong, outcome)
+    assert compiled(right, outcome).item() == expected
+    assert compiled.statistics.traces == 1
+
+
 def test_nothing_is_written_by_a_call_that_fails():
     total = tg.zeros(4)
 
@@ -365,4 +379,10 @@ def test_one_flag_costs_one_kernel_at_most():
     classes = tg.randint(0, 10, (128,))
     assert kernels(lambda x, i: x[i], x, classes) <= 2
     assert kernels(lambda x, i: x[i, i], tg.rand(10, 10), classes) <= 2
-    assert kernels(functional.cross_entropy, x, classes) <= 3
+    assert kernels(lambda w, i: functional.embedding(i, w), x, classes) <= 2
+    # The reduction over the batch is there already.
+    assert kernels(lambda x, t: functional.cross_entropy(x, t), x, classes) == kernels(
+        lambda x: -functional.log_softmax(x, 1)[:, 0].mean(), x
+    )
+    odds, outcomes = tg.rand(128), classes.float() / 10
+    assert kernels(lambda x, t: functional.binary_cross_entropy(x, t), odds, outcomes) == 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """Each element has to be at least `low` and at most `high`, or equal to `spared`.
 
     `message` says what is wrong otherwise; its `{}` stands for the first element that is.

@@ -19,7 +19,7 @@ from tracegrad.ir.families import broadcast_shapes
 from tracegrad.ir.op import OPS
 from tracegrad.tracer.bounds import Limits, require
 from tracegrad.tracer.conversion import to_index, to_int
-from tracegrad.tracer.creation import array_of
+from tracegrad.tracer.creation import array_of, from_numpy
 from tracegrad.tracer.dispatch import apply, constant
 from tracegrad.tracer.inplace import assign, check_writable, fill_from
 from tracegrad.tracer.location import located, user_place
@@ -64,6 +64,8 @@ def _part(part: Any) -> Any:
         return bool(part)
     if isinstance(part, Tensor):
         return _index_tensor(part)
+    if isinstance(part, np.ndarray) and state.recorder is not None:
+        return _index_tensor(from_numpy(part))
     if isinstance(part, (np.ndarray, list, tuple, range)):
         array = array_of(part)
         if array.size == 0 and array.dtype.kind == "f" and not isinstance(part, np.ndarray):
@@ -243,12 +245,14 @@ def _nonzero(mask: Tensor) -> list[Tensor]:
 
 def _within(index: Tensor, size: int, axis: int) -> Tensor:
     """The index with negative numbers counted from the end; BoundsError out of range."""
+    array = index._array
+    eager = state.recorder is None or index._literal is not None
+    if eager and (not array.size or (array.min() >= 0 and array.max() < size)):
+        return index
     message = f"index {{}} is out of bounds for dimension {axis} with size {size}"
     require(index, Limits(-size, size - 1, message))
-    array = index._array
-    if state.recorder is None or index._literal is not None:
-        below = array.size and array.min() < 0
-        return constant(np.where(array < 0, array + size, array)) if below else index
+    if eager:
+        return constant(np.where(array < 0, array + size, array))
     zero, extent = constant(np.int64(0)), constant(np.int64(size))
     from_end = apply(OPS["add"], [index, extent])
     return apply(OPS["where"], [apply(OPS["lt"], [index, zero]), from_end, index])

@@ -123,9 +123,8 @@ def binary_cross_entropy(
     name = "binary_cross_entropy"
     _check_reduction(reduction)
     _same_shape(name, input, target)
-    values = input._array
-    if values.size and not ((values >= 0) & (values <= 1)).all():
-        raise ArgumentError(f"{name}: all elements of input should be between 0 and 1")
+    message = f"{name}: all elements of input should be between 0 and 1"
+    require(floating_only(input, name), Limits(0, 1, message, error=ArgumentError))
     operands = list(promote(floating_only(input, name), target))
     if weight is not None:
         operands.append(_spread_weight(weight, input._array.shape))
