@@ -261,3 +261,179 @@ def test_hooks_work_where_backward_is_in_the_function_too(mode):
     for calls in (1, 2):
         f(x)
         assert x.grad.tolist() == [15 * calls] * 2
+
+
+# ------------------------------------------------------------------ leaves made in compiled code
+
+
+def copied_leaf(x):
+    return x.detach().clone().requires_grad_(True)
+
+
+def leaf_on_the_memory_of_an_argument(x):
+    return x.detach()[1:].requires_grad_()
+
+
+def leaf_of_zeros(x):
+    return tg.zeros(2, requires_grad=True)
+
+
+def leaf_computed_without_tape(x):
+    with tg.no_grad():
+        y = x * 2
+    return y.requires_grad_()
+
+
+def leaf_with_gradient(x):
+    leaf = x.detach().clone().requires_grad_(True)
+    (leaf * leaf).sum().backward()
+    return leaf
+
+
+def intermediate_with_gradient(x):
+    y = x.detach().requires_grad_(True) * 2
+    y.retain_grad()
+    (y * y).sum().backward()
+    return y
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        copied_leaf,
+        leaf_on_the_memory_of_an_argument,
+        leaf_of_zeros,
+        leaf_computed_without_tape,
+        leaf_with_gradient,
+        intermediate_with_gradient,
+    ],
+)
+@pytest.mark.parametrize("asks", [False, True])
+def test_a_leaf_made_in_compiled_code_comes_out_as_in_eager_code(function, asks):
+    f = tg.compile(function)
+    for _ in range(2):
+        x = tg.tensor([1.0, 2.0], requires_grad=asks)
+        made, expected = f(x), function(x)
+        assert made.tolist() == expected.tolist()
+        assert made.requires_grad
+        assert made.is_leaf is expected.is_leaf
+        assert (made._grad is None) is (expected._grad is None)
+        if made._grad is not None:
+            assert made._grad.tolist() == expected._grad.tolist()
+        elif made.is_leaf:
+            (made * 3).sum().backward()
+            assert made.grad.tolist() == [3] * len(made)
+        assert x.grad is None
+
+
+def test_a_leaf_returned_with_what_is_computed_from_it_is_an_error():
+    def both(x):
+        leaf = x.detach().clone().requires_grad_(True)
+        return leaf, (leaf * x).sum()
+
+    with pytest.raises(tg.errors.TraceError, match="make the leaf outside"):
+        tg.compile(both)(tg.ones(2, requires_grad=True))
+
+
+def test_a_tensor_on_a_captured_array_comes_out_as_a_tensor():
+    array = np.array([1.0, 2.0])
+    f = tg.compile(lambda x: (tg.from_numpy(array), tg.from_numpy(array)[1:], x))
+    for value in (1.0, 50.0):
+        array[1] = value
+        whole, part, _ = f(tg.ones(2))
+        assert whole.tolist() == [1, value]
+        assert part.tolist() == [value]
+        assert np.shares_memory(part.numpy(), array)
+
+
+# --------------------------------------------------------------------------- captured NumPy arrays
+
+
+@pytest.mark.parametrize(
+    ("make", "traces"),
+    [
+        (tg.tensor, 1),
+        (tg.as_tensor, 1),
+        (tg.from_numpy, 1),
+        (lambda array: tg.tensor(array, dtype=tg.float64), 1),
+        (lambda array: tg.as_tensor(array, dtype=tg.float32), 1),
+        (lambda array: tg.from_numpy(array[::-1]), 1),
+        (lambda array: tg.tensor(array[1:]), 1),
+        (lambda array: tg.from_numpy(array) * tg.from_numpy(array), 1),
+        (lambda array: tg.arange(100.0)[tg.tensor(array).long()], 1),
+        (lambda array: array, 1),
+        # What NumPy computes is constant, and so the elements of the array are guards.
+        (lambda array: tg.tensor([array, array])[1], 3),
+        (lambda array: tg.tensor(array.tolist()), 3),
+        (lambda array: np.sin(array), 3),
+        (lambda array: float(array[0]), 3),
+    ],
+)
+def test_a_captured_array_is_read_at_every_call(make, traces):
+    array = np.array([1.0, 2.0])
+
+    def function(x):
+        return x + make(array)
+
+    f = tg.compile(function)
+    x = tg.ones(2)
+    for value in (1.0, 50.0, 51.0, 51.0):
+        array[0] = value
+        assert f(x).tolist() == function(x).tolist()
+    assert f.statistics.traces == traces
+
+
+def test_a_captured_array_as_an_index_is_read_at_every_call():
+    index = np.array([0, 1])
+    mask = np.array([True, False, True])
+    pick = tg.compile(lambda x: (x[index], x[mask]))
+    x = tg.arange(3.0)
+    for first in (0, 2, 1):
+        index[0] = first
+        mask[1] = first != 0
+        picked, masked = pick(x)
+        assert picked.tolist() == [first, 1]
+        assert masked.tolist() == ([0, 1, 2] if first else [0, 2])
+    # Only the mask decides on a shape.
+    assert pick.statistics.traces == 2
+
+
+def test_a_captured_array_can_be_written_through_a_tensor():
+    buffer = np.zeros(2)
+
+    @tg.compile
+    def count(x):
+        tg.from_numpy(buffer).add_(x)
+        return tg.from_numpy(buffer) * 1
+
+    for calls in (1, 2, 3):
+        assert count(tg.ones(2, dtype=tg.float64)).tolist() == [calls, calls]
+        assert buffer.tolist() == [calls, calls]
+
+
+def test_a_write_by_numpy_while_tracing_is_reported():
+    buffer = np.zeros(2)
+
+    @tg.compile
+    def count(x):
+        buffer[0] += 1
+        return x * 2
+
+    with pytest.warns(tg.errors.SideEffectWarning, match="buffer: elements of the array changed"):
+        count(tg.ones(2))
+
+
+def test_a_captured_numpy_scalar_is_a_guard():
+    scale = np.float32(2)
+    f = tg.compile(lambda x: x * scale)
+    assert f(tg.ones(1)).item() == 2
+    scale = np.float32(3)
+    assert f(tg.ones(1)).item() == 3
+
+
+def test_a_tensor_made_of_a_float_argument_follows_it():
+    f = tg.compile(lambda x, rate: x * tg.tensor(rate))
+    for rate in (0.1, 0.2):
+        assert f(tg.ones(1), rate).equal(tg.tensor([rate]))
+    assert f.statistics.traces == 1
+    assert tg.compile(tg.tensor)(0.5).dtype is tg.float32

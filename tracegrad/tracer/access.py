@@ -10,7 +10,11 @@ from collections.abc import Callable, Hashable, Sequence
 from types import CellType
 from typing import Any, Final
 
+import numpy as np
+
 from tracegrad.runtime.random import default_generator
+
+Array = np.ndarray[Any, Any]
 
 
 class _Missing:
@@ -113,6 +117,23 @@ def of_cell(cell: CellType, name: str) -> Path:
 def of_object(value: Any, text: str) -> Path:
     """An object itself, which no later call can exchange."""
     return Path(("object", id(value)), text, lambda arguments: value)
+
+
+def of_part(whole: Path, array: Array, part: Array) -> Path:
+    """A view, `part`, of the array that stands at a path; `array` is that, and C-contiguous."""
+    start: int = part.ctypes.data - array.ctypes.data
+    dtype, shape = array.dtype, array.shape
+    layout = part.shape, part.dtype, part.strides
+
+    def read(arguments: Sequence[Any]) -> Any:
+        found = whole.read(arguments)
+        same = isinstance(found, np.ndarray) and (found.dtype, found.shape) == (dtype, shape)
+        if not same or not found.flags.c_contiguous:
+            raise ValueError("another array stands there")
+        return np.ndarray(layout[0], layout[1], found, start, layout[2])
+
+    key = whole._key, "part", start, layout[0], layout[1].str, layout[2]
+    return Path(key, f"a part of {whole}", read)
 
 
 def of_argument(position: int, text: str) -> Path:

@@ -43,6 +43,8 @@ def finish(tree: Tree, path: Path, run: Run, inputs: Sequence[Any], leaves: Sequ
     ]
     for i, first in path.twins:
         made[i] = made[first] if first >= 0 else _twin(made[-first - 1], made[i])
+    for i, gradient in path.end.gradients:
+        made[i]._grad = made[gradient]
     stores = path.end.stores
     if stores:
         for place, value in zip(stores, made[-len(stores) :], strict=True):
@@ -83,6 +85,8 @@ def _result(
         elif result.freed:
             tensor._grad_fn = FreedNode(tree.name, tensor._type)
             tensor._requires_grad = True
+        elif result.leaf:
+            tensor._requires_grad = True
         return tensor
     if kind == "constant":
         value = result.constant
@@ -93,11 +97,13 @@ def _result(
     if kind == "input":
         return found
     if not isinstance(found, Tensor):
-        found = inputs[position]
-    if result.detached:
+        found = wrap(np.asarray(found))
+    elif result.detached:
         found = found.detach()
     for op, params in result.steps:
         found = apply(op, [found], dict(params))
+    if result.leaf:
+        found._requires_grad = True
     return found
 
 

@@ -11,7 +11,7 @@ import dis
 import functools
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -34,7 +34,7 @@ _CONSTANT_PACKAGES = frozenset(sys.stdlib_module_names) - {"__main__"} | {
     "tracegrad",
 }
 
-_SCALARS = (bool, int, float, complex, str, bytes, type(None), set, frozenset)
+_SCALARS = (bool, int, float, complex, str, bytes, type(None), set, frozenset, np.generic)
 # What is compared by value; all else by identity.
 _COMPARED: tuple[type, ...] = (*_SCALARS, list, tuple)
 _MOST_OBJECTS = 20_000
@@ -92,6 +92,35 @@ class KeysGuard(Guard):
         return f"{self.path}: items {self.expected} -> {_keys(self.path.get(arguments))}"
 
 
+class ContentGuard(Guard):
+    """An array that NumPy may have read while tracing has to have equal elements."""
+
+    __slots__ = ("_dtype", "_shape")
+
+    def __init__(self, path: Path, array: np.ndarray[Any, Any]) -> None:
+        super().__init__(path, _bits(array).copy())
+        self._dtype = array.dtype
+        self._shape = array.shape
+
+    def holds(self, arguments: Sequence[Any]) -> bool:
+        """Whether the array has the same dtype, shape and bits."""
+        value = self.path.get(arguments)
+        return (
+            isinstance(value, np.ndarray)
+            and value.dtype == self._dtype
+            and value.shape == self._shape
+            and np.array_equal(_bits(value), self.expected)
+        )
+
+    def difference(self, arguments: Sequence[Any]) -> str:
+        """`weights: elements of the array changed`."""
+        return f"{self.path}: elements of the array changed"
+
+
+def _bits(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
 def _keys(value: Any) -> Any:
     if isinstance(value, dict):
         return tuple(value)
@@ -141,6 +170,7 @@ class Survey:
     tensors   path of each tensor, by identity.
     arrays    the same of NumPy arrays.
     guards    plain values and functions.
+    contents  the elements of each array that the code names, by identity of the array.
     twins     pairs of paths that lead to one object.
 
     `opaque`: arguments that are no tensors, numbers or containers of them.
@@ -160,13 +190,27 @@ class Survey:
             before = self._attributes
             self._walk(roots)
             if self._attributes == before:
-                return
+                break
+        self.contents = {
+            id(array): ContentGuard(path, array)
+            for path, array in self._named_arrays
+            if not array.dtype.hasobject
+        }
+
+    def unread(self, taken: Iterable[np.ndarray[Any, Any]]) -> list[Guard]:
+        """Guards of the arrays that are no inputs of a trace, whose inputs are on `taken`.
+
+        What NumPy makes of them while tracing is constant in compiled code.
+        """
+        known = {id(part) for array in taken for part in (array, array.base)}
+        return [guard for key, guard in self.contents.items() if key not in known]
 
     def _walk(self, roots: Sequence[tuple[Path, Any]]) -> None:
         self.tensors.clear()
         self.arrays.clear()
         self.guards.clear()
         self.twins.clear()
+        self._named_arrays: list[tuple[Path, np.ndarray[Any, Any]]] = []
         self._seen: dict[int, Path] = {}
         self._guarded: set[Path] = set()
         work = deque((path, value, False) for path, value in roots)
@@ -178,6 +222,8 @@ class Survey:
                 continue
             if isinstance(value, FunctionType | type | MethodType) and named:
                 self._guard(path, value)
+            if isinstance(value, np.ndarray) and named:
+                self._named_arrays.append((path, value))
             first = self._seen.setdefault(id(value), path)
             if first is not path:
                 if first != path and isinstance(value, Tensor | np.ndarray | list | dict):

@@ -132,7 +132,21 @@ def tensor(
     requires_grad: bool = False,
 ) -> Tensor:
     """A new leaf with a copy of `data`: numbers, nested sequences, arrays, tensors."""
-    return _finish(array_of(data, dtype), device, requires_grad)
+    return _copied(data, dtype, device, requires_grad)
+
+
+def _copied(data: Any, dtype: DType | None, device: DeviceSpec, requires_grad: bool) -> Tensor:
+    if state.recorder is None or not isinstance(data, (np.ndarray, Tensor)):
+        return _finish(array_of(data, dtype), device, requires_grad)
+    # Not the values of now, but a copy as an operation of its own: another call may find others.
+    available(device)
+    source = data.detach() if isinstance(data, Tensor) else from_numpy(data)
+    if isinstance(data, Tensor) and data._weak and dtype is None and data._array.dtype.kind == "f":
+        dtype = get_default_dtype()
+    made = source if dtype is None else cast(source, dtype)
+    made = made.clone() if made is source else made
+    made._weak = False
+    return made.requires_grad_() if requires_grad else made
 
 
 @located
@@ -143,7 +157,7 @@ def as_tensor(data: Any, dtype: DType | None = None, device: DeviceSpec = None) 
         return data if dtype is None else cast(data, dtype)
     if isinstance(data, np.ndarray) and (dtype is None or data.dtype == dtype.numpy):
         return from_numpy(data)
-    return _finish(array_of(data, dtype), device, False)
+    return _copied(data, dtype, device, False)
 
 
 @located

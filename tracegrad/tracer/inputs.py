@@ -12,6 +12,7 @@ from tracegrad.tracer import access
 from tracegrad.tracer.access import Path
 from tracegrad.tracer.captures import Survey
 from tracegrad.tracer.recording import TraceInput, Value
+from tracegrad.tracer.tensor import wrap
 from tracegrad.tracer.undo import UndoLog
 from tracegrad.tracer.views import memory_root
 
@@ -105,6 +106,18 @@ class InputTable:
         """The number of an input."""
         return self._number_of[id(tensor)]
 
+    def _array_path(self, array: np.ndarray[Any, Any]) -> Path | None:
+        """The way to an array that the function can reach, or to a view of one; None for others."""
+        known = self._survey.arrays
+        found = known.get(id(array))
+        base = array.base
+        if found is None and isinstance(base, np.ndarray) and base.flags.c_contiguous:
+            whole = known.get(id(base))
+            if whole is not None:
+                found = known[id(array)] = access.of_part(whole, base, array)
+                self._kept.append(array)
+        return found
+
     def _input_number(self, tensor: Tensor) -> int:
         """The number of the input that `tensor`, or its base, is; a new one if it is not known."""
         found = self._number_of.get(id(tensor))
@@ -141,7 +154,9 @@ class InputTable:
             self._by_path[item.path] = len(self.inputs) - 1
             return
         tensor = item.path.get(self._arguments)
-        if isinstance(tensor, np.ndarray) or not hasattr(tensor, "_array"):
+        if isinstance(tensor, np.ndarray):
+            tensor = wrap(tensor)
+        if not hasattr(tensor, "_array"):
             # It is not there this time; its number stays taken.
             self.inputs.append(item)
             return

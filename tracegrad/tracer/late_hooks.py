@@ -23,7 +23,7 @@ def refuse(results: Sequence[Tensor], recorder: Recorder, since: int) -> None:
     standing = [item for item in recorder.registrations if item.stands]
     if not standing:
         return
-    nodes = _leading_to(results, since)
+    nodes = leading_to(results, since)
     returned = {id(value) for value in results}
     for item in standing:
         message = _objection(item, recorder, nodes, returned, since)
@@ -72,8 +72,8 @@ def is_outside(item: Registration, recorder: Recorder, since: int) -> bool:
     return recorder.is_outside(owner) if isinstance(owner, Tensor) else owner.sequence < since
 
 
-def _leading_to(results: Sequence[Tensor], since: int) -> set[Node]:
-    """The tape nodes made since the mark that a backward pass from `results` comes to."""
+def leading_to(results: Sequence[Tensor], since: int = 0) -> set[Node]:
+    """The tape nodes made since the mark `since` that a backward pass from `results` comes to."""
     work = [x.grad_fn for x in results]
     seen: set[Node] = set()
     while work:

@@ -192,7 +192,7 @@ class Recorder(InputTable):
 
     def read_grad(self, tensor: Tensor) -> None:
         """`tensor.grad` was read: what stands there is an input, or its absence a guard."""
-        if self._is_own(tensor):
+        if self._made(tensor):
             return
         number = self._input_number(tensor)
         if number in self._grad_read or number in self.grad_written:
@@ -207,15 +207,23 @@ class Recorder(InputTable):
 
     def write_grad(self, tensor: Tensor, old: Tensor | None, new: Tensor | None) -> None:
         """`tensor.grad` was replaced."""
-        if not self._is_own(tensor):
+        if not self._made(tensor):
             number = self._input_number(tensor)
             self.undo.keep(tensor)
             self.grad_written[number] = tensor
 
     def fresh(self, tensor: Tensor) -> None:
         """`tensor` was made from constants, or is a NumPy array that the function can reach."""
-        if id(tensor._array) in self._survey.arrays:
-            self._input_number(tensor)
+        path = self._array_path(tensor._array)
+        if path is not None:
+            number = self._by_path.get(path)
+            if number is None:
+                self._input_number(tensor)
+            else:
+                # Another tensor on the same array: they see each other's changes.
+                first = self.inputs[number].tensor
+                tensor._storage = first._storage
+                tensor._alias = (first, ())
             return
         self._bind_new(tensor, self._constant(Literal(tensor._array)))
 
@@ -296,6 +304,12 @@ class Recorder(InputTable):
         """Whether the trace made this tensor."""
         memory = self.memories.get(id(storage_of(tensor)))
         return memory is not None and memory.created
+
+    def _made(self, tensor: Tensor) -> bool:
+        """Whether the trace made this tensor object, perhaps on memory of an input."""
+        if self._is_own(tensor):
+            return True
+        return parent_of(tensor)[0] is not None and not self.is_outside(tensor)
 
     def _bind_new(self, tensor: Tensor, value: Value) -> None:
         memory = Memory(tensor._storage, tensor, value)

@@ -59,7 +59,8 @@ class Specialisation:
         """Put a trace into the tree, and what it depends on among the checks."""
         inputs = recorder.inputs
         self.tree.extend(trace)
-        for guard in (*survey.guards, *recorder.guards):
+        taken = [item.tensor._array for item in inputs if isinstance(item.tensor, Tensor)]
+        for guard in (*survey.guards, *survey.unread(taken), *recorder.guards):
             if (type(guard), guard.path) not in self._guarded:
                 self._guarded.add((type(guard), guard.path))
                 self.guards.append(guard)

@@ -27,7 +27,7 @@ from tracegrad.tracer.recording import (
 from tracegrad.tracer.state import state
 from tracegrad.tracer.stores import Places
 from tracegrad.tracer.structure import flatten, statics, substitute
-from tracegrad.tracer.tape import Node, OpNode, mark
+from tracegrad.tracer.tape import Node, OpNode, accumulator, mark
 from tracegrad.tracer.tensor import Tensor, wrap
 from tracegrad.tracer.views import freeze
 
@@ -108,7 +108,10 @@ def _end(
                 "once: return a list of it"
             )
     changes = places.changes()
-    found += [now for _, _, now in changes]
+    stored = [now for _, _, now in changes]
+    count = len(found)
+    gradients = _gradients(recorder, found, stored)
+    found += [gradient for _, gradient in gradients] + stored
     if recorder.registrations:
         reached = [*found, *(item.tensor for item in recorder.inputs)]
         open_ends = [x for x in reached if isinstance(x, Tensor) and not is_freed(x)]
@@ -130,6 +133,7 @@ def _end(
         if twin != i:
             result = replace(result, twin=twin)
         results.append(result)
+    _refuse_open_leaves(found, results)
     writes = []
     for item in recorder.memories.values():
         if item.version and not item.created:
@@ -147,7 +151,43 @@ def _end(
         _grad_writes(recorder, owners),
         _flags(recorder),
         tuple(path for path, _, _ in changes),
+        tuple((i, count + k) for k, (i, _) in enumerate(gradients)),
     )
+
+
+def _gradients(
+    recorder: Recorder, returned: Sequence[Any], stored: Sequence[Any]
+) -> list[tuple[int, Tensor]]:
+    """The `.grad` of tensors that the function made, by number of the result.
+
+    The gradients come between what is returned and what is stored.
+    """
+    own: dict[int, tuple[int, Tensor]] = {}
+    for i, value in enumerate((*returned, *stored)):
+        if isinstance(value, Tensor) and value._grad is not None and not recorder.is_input(value):
+            own.setdefault(id(value), (i, value._grad))
+    shift = len(own)
+    return [(i if i < len(returned) else i + shift, gradient) for i, gradient in own.values()]
+
+
+def _refuse_open_leaves(found: Sequence[Any], results: Sequence[Result]) -> None:
+    """TraceError for a leaf that is returned together with what is computed from it: outside of the
+    function no tape leads from one to the other.
+    """
+    leaves = {
+        accumulator(value): value
+        for value, result in zip(found, results, strict=True)
+        if result.leaf
+    }
+    if not leaves:
+        return
+    ends = [x for x in found if isinstance(x, Tensor) and x.grad_fn is not None and not is_freed(x)]
+    if any(node in leaves for node in late_hooks.leading_to(ends)):
+        raise TraceError(
+            "a compiled function returned a leaf that it made by requires_grad_(), and a result "
+            "that was computed from it: backward after the call could not reach the leaf. Run "
+            "backward inside of the function, or make the leaf outside and pass it as an argument"
+        )
 
 
 def _result(recorder: Recorder, leaf: Any, stand_ins: Sequence[Tensor]) -> Result:
@@ -157,14 +197,19 @@ def _result(recorder: Recorder, leaf: Any, stand_ins: Sequence[Tensor]) -> Resul
                 return Result("input", (-1, recorder.number_of(tensor)))
         return Result("constant", (-1, -1), constant=leaf)
     if recorder.is_input(leaf):
-        return Result("input", (-1, recorder.number_of(leaf)))
+        number = recorder.number_of(leaf)
+        # Made from a captured array within: a tensor on its memory, not the array.
+        kind = recorder.inputs[number].kind
+        made = kind == "array" and not any(leaf is tensor for tensor in stand_ins)
+        return Result("view" if made else "input", (-1, number))
     memory = recorder.memories.get(id(storage_of(leaf)))
     if memory is None or not memory.created:
         shared = _shared(recorder, leaf)
         if shared is not None:
             return shared
     value = recorder.value_of(leaf)
-    differentiable = leaf.requires_grad and value.differentiable
+    asks = leaf.requires_grad and leaf.is_leaf
+    differentiable = leaf.requires_grad and value.differentiable and not asks
     freed = leaf.requires_grad and is_freed(leaf)
     return Result(
         "value",
@@ -172,6 +217,7 @@ def _result(recorder: Recorder, leaf: Any, stand_ins: Sequence[Tensor]) -> Resul
         differentiable=differentiable and not freed,
         weak=leaf._weak,
         freed=freed,
+        leaf=asks,
     )
 
 
@@ -182,8 +228,9 @@ def _shared(recorder: Recorder, leaf: Tensor) -> Result | None:
     while source is not None:
         if recorder.is_input(source):
             number = recorder.number_of(source)
-            detached = not leaf.requires_grad and source.requires_grad
-            return Result("view", (-1, number), steps=steps, detached=detached)
+            asks = leaf.requires_grad and leaf.is_leaf
+            detached = asks or (not leaf.requires_grad and (source.requires_grad or not steps))
+            return Result("view", (-1, number), steps=steps, detached=detached, leaf=asks)
         source, lead = parent_of(source)
         steps = freeze(lead) + steps
     return None

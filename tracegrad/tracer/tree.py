@@ -137,11 +137,11 @@ class Path:
     def _plain(self) -> list[Ref] | None:
         """Where the results are, of a path that only computes tensors off the tape."""
         end = self.end
-        if self.differentiable or self.has_effects or end.stores:
+        if self.differentiable or self.has_effects or end.stores or end.gradients:
             return None
         for result, ref in zip(end.results, self.refs, strict=True):
-            special = result.weak or result.copied or result.freed or result.twin is not None
-            if result.kind != "value" or special or ref[0] < 0:
+            special = result.weak or result.copied or result.freed or result.leaf
+            if result.kind != "value" or special or result.twin is not None or ref[0] < 0:
                 return None
         return [(where + 1, number) for where, number in self.refs]
 
