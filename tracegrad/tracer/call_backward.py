@@ -44,6 +44,7 @@ class FreedNode(Node):
 class Saving:
     """What backward of a path reads, worked out once for the programs that its segments have now.
 
+    growth    of the tree when this was made: a tree that grew may have given them others.
     segments  of each segment with a gradient: its depth, its occurrence, and where each saved array
               is: (True, number) among its outputs, (False, number) among its arguments.
     copied    numbers of the arguments, by segment, that the call itself writes into.
@@ -53,10 +54,10 @@ class Saving:
               that is its cotangent. None where cotangents have to be added up.
     """
 
-    __slots__ = ("copied", "direct", "programs", "read", "segments")
+    __slots__ = ("copied", "direct", "growth", "read", "segments")
 
-    def __init__(self, path: Path) -> None:
-        self.programs = [occurrence.program for occurrence in path.occurrences]
+    def __init__(self, path: Path, growth: int) -> None:
+        self.growth = growth
         self.segments: list[tuple[int, Occurrence, Program, list[tuple[bool, int]]]] = []
         self.copied: set[tuple[int, int]] = set()
         read: dict[int, None] = {}
@@ -77,13 +78,6 @@ class Saving:
             self.segments.append((depth, occurrence, program, places))
         self.read = list(read)
         self.direct = self._direct(path)
-
-    def is_current(self, path: Path) -> bool:
-        """Whether the segments still have the programs that this was made for."""
-        return all(
-            occurrence.program is program
-            for occurrence, program in zip(path.occurrences, self.programs, strict=True)
-        )
 
     def _direct(self, path: Path) -> tuple[list[int], list[int | None]] | None:
         if len(self.segments) != 1:
@@ -129,8 +123,8 @@ class CompiledFunctionBackward(Node):
         self.path = path
         self.inputs: Sequence[Any] | None = inputs
         saving = path.saving
-        if saving is None or not saving.is_current(path):
-            saving = path.saving = Saving(path)
+        if saving is None or saving.growth != tree.growth:
+            saving = path.saving = Saving(path, tree.growth)
         self.saving = saving
         self.saved: list[list[Array]] | None = saving.arrays(run)
         self.versions: list[tuple[Storage, int, int]] = []

@@ -167,6 +167,8 @@ class Tree:
         self.statistics = statistics
         self.inputs: list[TraceInput] = []
         self.root: Occurrence | None = None
+        # How many paths were added: with each, segments may come to need other programs.
+        self.growth = 0
         self.paths: dict[Occurrence, Path] = {}
         self.layouts: list[Layout | None] = []
         # Of each input the number of the argument that it is; None for what is captured.
@@ -176,6 +178,7 @@ class Tree:
 
     def extend(self, trace: Trace) -> Path:
         """Add a path. TraceError if it does not begin as the known ones do."""
+        self.growth += 1
         self.inputs = trace.inputs
         self.writes_inputs |= trace.writes_inputs
         self.layouts = [
