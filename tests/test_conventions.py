@@ -421,6 +421,27 @@ def test_python_runs_only_while_tracing() -> None:
     assert warning.filename == __file__
 
 
+def test_text_of_a_traced_tensor() -> None:
+    function = tg.compile(lambda x: str(x * 2))
+    texts = {function(tg.tensor([value])) for value in (1.0, 5.0)}
+    (text,) = texts
+    assert text.startswith("tensor([2.], traced=f32[1] by mul at test_conventions.py:")
+    assert function.statistics.traces == 1
+
+
+def test_a_leaf_made_within_compiled_code() -> None:
+    def function(x: tg.Tensor) -> tg.Tensor:
+        leaf = x.detach().clone().requires_grad_()
+        (leaf * leaf).sum().backward()
+        return leaf
+
+    leaf = tg.compile(function)(tg.tensor([3.0], requires_grad=True))
+    assert leaf.requires_grad
+    assert leaf.is_leaf
+    assert leaf.grad is not None
+    assert leaf.grad.tolist() == [6]
+
+
 def test_numpy_within_compiled_code_is_a_guard() -> None:
     function = tg.compile(lambda x: tg.tensor(np.sin(x.numpy())))
     for value in (1.0, 2.0, 1.0):

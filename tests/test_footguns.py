@@ -437,3 +437,55 @@ def test_a_tensor_made_of_a_float_argument_follows_it():
         assert f(tg.ones(1), rate).equal(tg.tensor([rate]))
     assert f.statistics.traces == 1
     assert tg.compile(tg.tensor)(0.5).dtype is tg.float32
+
+
+# --------------------------------------------------------------------------------- wrong arguments
+
+
+def test_only_functions_can_be_compiled():
+    with pytest.raises(tg.errors.ArgumentError, match=r"not int: 3, at test_footguns.py:\d+: "):
+        tg.compile(3)
+
+
+def test_a_ufunc_can_be_compiled():
+    x = tg.tensor([0.0, 1.0], requires_grad=True)
+    y = tg.compile(np.sin)(x)
+    y.sum().backward()
+    np.testing.assert_allclose(y.detach().numpy(), np.sin([0.0, 1.0]), rtol=1e-6)
+    np.testing.assert_allclose(x.grad.numpy(), np.cos([0.0, 1.0]), rtol=1e-6)
+    assert tg.compile(np.add)(x, 1.0).tolist() == [1, 2]
+
+
+def test_a_call_with_the_wrong_arguments_names_the_function():
+    def model(x, y):
+        return x
+
+    f = tg.compile(model)
+    x = tg.ones(1)
+    with pytest.raises(TypeError, match=r"model\(\).*missing.*'y'"):
+        f(x)
+    with pytest.raises(TypeError, match=r"model\(\).*too many"):
+        f(x, x, x)
+    with pytest.raises(TypeError, match=r"model\(\).*unexpected.*'z'"):
+        f(x, y=x, z=x)
+
+
+def test_a_counter_in_a_compiled_method_is_reported_once_with_its_line():
+    class Model:
+        def __init__(self):
+            self.calls = 0
+
+        @tg.compile
+        def forward(self, x):
+            self.calls += 1
+            return x * 2
+
+    model = Model()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            assert model.forward(tg.ones(1)).item() == 2
+    (warning,) = caught
+    assert warning.filename == __file__
+    assert "calls: 0 -> 1" in str(warning.message)
+    assert "change the object outside of the function" in str(warning.message)

@@ -11,13 +11,14 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, overload
 
 from tracegrad.config import config
-from tracegrad.errors import TraceLimitWarning
+from tracegrad.errors import ArgumentError, TraceLimitWarning
 from tracegrad.log import log
 from tracegrad.tracer import call, program, promotion, scalars
 from tracegrad.tracer.captures import Survey
 from tracegrad.tracer.history import Event, describe, explain_miss
 from tracegrad.tracer.inputs import AliasesMatter
 from tracegrad.tracer.inspection import Inspection
+from tracegrad.tracer.location import locate
 from tracegrad.tracer.signature import Binder, key_of, leaf_key
 from tracegrad.tracer.specialisation import Specialisation, arrays
 from tracegrad.tracer.state import state
@@ -324,4 +325,10 @@ def compile(
         return functools.partial(compile, name=name, max_traces=max_traces)
     if isinstance(function, CompiledFunction):
         return function
+    if not callable(function):
+        raise locate(
+            ArgumentError(
+                f"compile() takes a function, not {type(function).__name__}: {function!r}"
+            )
+        )
     return CompiledFunction(function, name, max_traces)

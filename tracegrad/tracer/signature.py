@@ -75,8 +75,13 @@ class Binder:
         self._required = 0
         self._open = False
         self._keyword_defaults: dict[str, Any] = {}
+        self._name = getattr(function, "__name__", type(function).__name__)
+        if isinstance(function, np.ufunc):
+            # Its keywords are for arrays; filled in with their defaults they contradict each other.
+            self._signature: inspect.Signature | None = None
+            return
         try:
-            self._signature: inspect.Signature | None = inspect.signature(function)
+            self._signature = inspect.signature(function)
         except (TypeError, ValueError):
             self._signature = None
             return
@@ -108,7 +113,7 @@ class Binder:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The call with all that can be positional by position, defaults included.
 
-        TypeError as Python raises it, if the call does not fit the function.
+        TypeError, with the function's name, if the call does not fit the function.
         """
         signature = self._signature
         if signature is None:
@@ -118,6 +123,11 @@ class Binder:
             if all(name in self._defaults for name in missing):
                 args = (*args, *(self._defaults[name] for name in missing))
                 return args, dict(self._keyword_defaults)
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(
+                f"{self._name}() was called with the wrong arguments: {error}"
+            ) from None
         bound.apply_defaults()
         return bound.args, bound.kwargs
