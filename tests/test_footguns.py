@@ -489,3 +489,40 @@ def test_a_counter_in_a_compiled_method_is_reported_once_with_its_line():
     assert warning.filename == __file__
     assert "calls: 0 -> 1" in str(warning.message)
     assert "change the object outside of the function" in str(warning.message)
+
+
+# ------------------------------------------------------------------------------- detached arguments
+
+
+@pytest.mark.parametrize("mode", ["eager", "compiled"])
+def test_a_detached_leaf_is_trained_itself_and_not_what_it_was_detached_from(mode):
+    def step(w, x):
+        ((w * x) ** 2).sum().backward()
+        with tg.no_grad():
+            w.sub_(0.25 * w.grad)
+
+    f = tg.compile(step) if mode == "compiled" else step
+    source = tg.ones(2)
+    w = source.detach().requires_grad_()
+    x = tg.tensor([1.0, 2.0])
+    f(w, x)
+    assert w.grad.tolist() == [2, 8]
+    f(w, x)
+    assert w.tolist() == source.tolist() == [-0.25, -1]
+    assert w.grad.tolist() == [3, 0]
+    assert source.grad is None
+
+
+def test_a_leaf_on_memory_that_is_written_through_another_argument_is_an_error():
+    @tg.compile
+    def f(leaf, x):
+        (leaf * leaf).sum().backward()
+        x.add_(1)
+
+    x = tg.ones(2)
+    leaf = x.detach().requires_grad_()
+    with pytest.raises(tg.errors.TraceError, match="Pass a leaf with memory of its own"):
+        f(leaf, x)
+    assert x.tolist() == [1, 1]
+    assert leaf.grad is None
+    assert x.grad is None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tracegrad.errors import TraceError
 from tracegrad.ir.types import type_of
 from tracegrad.tracer import access
 from tracegrad.tracer.access import Path
@@ -141,7 +142,14 @@ class InputTable:
             kind = "array"
         if self.aliases and kind == "tensor":
             root, _ = memory_root(candidate)
-            if root is not candidate:
+            alone = is_whole(candidate, root) and not self.is_outside(root)
+            if root is not candidate and not alone:
+                if candidate._requires_grad and candidate.is_leaf:
+                    raise TraceError(
+                        f"{path} is a leaf that shares memory with {root_path(path)}, and the "
+                        "compiled function writes where inputs share memory: its gradient would be "
+                        "lost. Pass a leaf with memory of its own: detach().clone()"
+                    )
                 path, candidate = root_path(path), root
                 number = self._by_path.get(path)
                 if number is not None or id(root) in self._number_of:
@@ -183,6 +191,13 @@ class InputTable:
         memory.inputs.append(number)
         tensor._trace = Binding(self, value, 0)
         return number
+
+
+def is_whole(tensor: Tensor | None, root: Tensor) -> bool:
+    """Whether `tensor` is `root` or, as after `detach()`, another tensor on all of its memory."""
+    if tensor is None or tensor is root:
+        return tensor is root
+    return memory_root(tensor)[0] is root and not memory_root(tensor)[1]
 
 
 def storage_of(tensor: Tensor) -> Storage:

@@ -26,6 +26,7 @@ from tracegrad.tracer.inputs import (
     Binding,
     InputTable,
     Memory,
+    is_whole,
     parent_of,
     storage_of,
 )
@@ -133,7 +134,7 @@ class Recorder(InputTable):
         root, steps = memory_root(target)
         if not memory.created:
             self.writes_inputs = True
-            if memory.root is not root or len(memory.inputs) != 1:
+            if not is_whole(memory.root, root) or len(memory.inputs) != 1:
                 raise AliasesMatter
         assert memory.value is not None
         old = memory.value
