@@ -96,6 +96,8 @@ def _run(
     targets: Sequence[Edge] | None,
     accumulate: bool,
 ) -> list[Tensor | None]:
+    if targets is None and len(roots) == 1 and _run_on_leaves(*roots[0], keep):
+        return []
     waiting: dict[Node, list[Tensor | None]] = {}
     for (root, number), cotangent in roots:
         assert root is not None
