@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from tracegrad.errors import CompilationError
 from tracegrad.runtime.kernels import Kernel, compile_kernel
 
 _HEADER = 12
@@ -132,7 +133,10 @@ def _source() -> str:
 def _definition() -> _MethodDefinition:
     """The interpreter as a Python method; ctypes would take longer to call it than it takes."""
     if object.__basicsize__ != 16:
-        raise NotImplementedError("tracegrad needs a Python with the global interpreter lock")
+        raise CompilationError(
+            "tracegrad needs a Python with the global interpreter lock; on a free-threaded build "
+            "set TRACEGRAD_DISABLE=1 to run eagerly"
+        )
     entry = compile_kernel(_source(), "call", "intp(intp, intp, intp)")
     return _MethodDefinition(
         ctypes.cast(_NAME, ctypes.c_char_p), entry.address, _METH_FASTCALL, None
