@@ -172,3 +172,15 @@ def test_hooks_that_change_the_shape_are_refused():
     x.register_hook(lambda g: g.sum())
     with pytest.raises(RuntimeError, match="hook has changed the size"):
         (x * 2).sum().backward()
+
+
+def test_a_device_that_is_not_there_names_the_user_line():
+    x = tg.ones(2)
+    for call in (
+        lambda: x.to("cuda"),
+        lambda: tg.zeros(2, device="cuda"),
+        lambda: tg.device("tpu"),
+    ):
+        with pytest.raises(tg.errors.DeviceError, match=r", at test_errors\.py:\d+: ") as caught:
+            call()
+        assert isinstance(caught.value, RuntimeError)

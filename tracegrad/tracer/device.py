@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tracegrad.errors import DeviceError
+from tracegrad.tracer.location import locate
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def device(spec: str | Device, index: int | None = None) -> Device:
         return spec
     kind, _, number = spec.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise DeviceError(f"Invalid device string: {spec!r}; devices are 'cpu' and 'cuda'")
+        raise locate(DeviceError(f"Invalid device string: {spec!r}; devices are 'cpu' and 'cuda'"))
     return Device(kind, int(number) if number else index)
 
 
@@ -44,8 +45,10 @@ def available(spec: str | Device | None) -> Device:
     """The device to put a tensor on; DeviceError if this installation has none of that kind."""
     found = cpu if spec is None else device(spec)
     if found.type != "cpu":
-        raise DeviceError(
-            f"device {str(found)!r} is not available: CUDA needs an NVIDIA GPU and the extra "
-            "tracegrad[cuda], and this version runs tensors on the CPU only"
+        raise locate(
+            DeviceError(
+                f"device {str(found)!r} is not available: this version runs tensors on the CPU "
+                "only, and CUDA will need an NVIDIA GPU and the extra tracegrad[cuda]"
+            )
         )
     return cpu
