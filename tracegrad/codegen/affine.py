@@ -33,10 +33,6 @@ class Affine:
         """`factor * self + shift`."""
         return Affine(self.const * factor + shift, tuple(c * factor for c in self.coefs))
 
-    @property
-    def is_zero(self) -> bool:
-        return self.const == 0 and not any(self.coefs)
-
 
 Index = tuple[Affine, ...]
 """One affine function for each dimension of a value."""

@@ -17,6 +17,7 @@ from tracegrad.codegen.formula import REGISTER, expression
 from tracegrad.codegen.lowering import Address, Block, Fold, Let, Lowered, Store
 from tracegrad.codegen.steps import Buffer
 from tracegrad.ir.types import DType, float64
+from tracegrad.ir.types import bool_ as boolean
 
 HEADER = (
     "from tracegrad.codegen.primitives import *\n\n\ndef kernel(pointers, table, start, stop):\n"
@@ -222,10 +223,10 @@ class _Printer:
             text = _combine(fold, exact=True).format(f"load_output({place})", fold.value)
             self.line(depth, f"store({place}, {text})")
         elif _is_arg(fold):
-            relation = ">" if fold.node.op.name == "argmax" else "<"
             name, value = fold.name, fold.value
-            first_nan = f"({value} != {value}) & ({name}_best == {name}_best)"
-            better = f"({value} {relation} {name}_best) | ({first_nan})"
+            scalar = fold.node.op.scalar["better"]
+            better = expression(scalar, 2, _operand(fold), boolean, fold=True)
+            better = better.format(f"{name}_best", value)
             self.line(depth, f"{name}_new = {better}")
             self.line(
                 depth,

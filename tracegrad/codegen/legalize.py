@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tracegrad.codegen.schedule import BLOCK, LARGE
+from tracegrad.codegen.schedule import BLOCK, LARGE, MIN_ROWS
 from tracegrad.ir.graph import Builder, Graph, Node, scalar_value
 from tracegrad.ir.op import OPS
 
@@ -111,9 +111,6 @@ def _where_column(shape: tuple[int, ...], columns: Node, value: Node) -> Node:
     inside = OPS["minimum"](OPS["maximum"](columns, 0), shape[1] - 1)
     mine = OPS["eq"](here, OPS["reshape"](inside, shape=(shape[0], 1)))
     return OPS["where"](mine, value, 0)
-
-
-MIN_ROWS = 8
 
 
 def row_count(size: int) -> int:

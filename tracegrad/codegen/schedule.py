@@ -92,8 +92,7 @@ class _Scheduler:
         """Read a strided input through a contiguous copy from here on."""
         view = self.places[node]
         target = View(self.buffer("temporary", node), 0, row_major(node.shape), node.shape)
-        kernel = Kernel(squeeze(node.shape), None)
-        self.open(kernel)
+        kernel = self.open(Kernel(squeeze(node.shape), None))
         kernel.roots.append(Root(node, node, target, origin=view))
         self.places[node] = target
         self.step_of[node] = kernel.position
@@ -118,7 +117,7 @@ class _Scheduler:
         for node in self.graph.nodes:
             if node.op.name == "constant" and node.shape:
                 self.place_constant(node)
-            if node in wanted or node in self.roots:
+            if node in self.roots:
                 target = wanted.get(node) or self.buffer("temporary", node)
                 self.compute(node, View(target, 0, row_major(node.shape), node.shape))
         for node, buffer in zip(self.graph.outputs, outputs, strict=True):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.errors import DimError, DtypeError, ShapeError
+from tracegrad.errors import DtypeError, ShapeError
 from tracegrad.ir.graph import Builder, Graph, Node
 from tracegrad.ir.op import OPS, Domain, Op, Rule, Sample, _NonDifferentiable, register
 from tracegrad.ir.params import frozen_params
@@ -46,19 +46,6 @@ def broadcast_shapes(*shapes: Shape, op: str = "broadcast") -> Shape:
                     f"sizes {have} and {size} differ at dimension {offset + i}"
                 )
     return tuple(result)
-
-
-def normalize_axis(axis: int, ndim: int, op: str) -> int:
-    """`axis` counted from the front; DimError when out of range. A 0-d tensor has one dimension, as
-    in PyTorch.
-    """
-    bound = max(ndim, 1)
-    if not -bound <= axis < bound:
-        raise DimError(
-            f"{op}: Dimension out of range (expected to be in range of [{-bound}, {bound - 1}], "
-            f"but got {axis})"
-        )
-    return axis % bound
 
 
 def _check_dtype(op: str, allowed: Sequence[DType], dtype: DType) -> None:

@@ -119,8 +119,6 @@ INEXACT = _rules(
     "div(mul(x, y), y) -> x",
 )
 
-RULES: tuple[Rule, ...] = EXACT + INEXACT
-
 
 Matcher = Callable[[Node, Bindings], bool]
 Maker = Callable[[Node, Bindings], Node]
