@@ -51,7 +51,9 @@ def uniform_constant(node: Node) -> Node | None:
 
 def fold(node: Node) -> Node | None:
     """An op on constants alone is a constant, if a small one."""
-    if not node.inputs or not node.op.pure or node.type.nbytes > FOLDED_BYTES:
+    if not node.inputs or not node.op.pure or node.op.family == "control":
+        return None
+    if node.type.nbytes > FOLDED_BYTES:
         return None
     if any(x.op.name != "constant" for x in node.inputs):
         return None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -141,6 +142,13 @@ class Graph:
     nodes: tuple[Node, ...]
     outputs: tuple[Node, ...]
     origin: str = ""
+
+    @cached_property
+    def key(self) -> Hashable:
+        """Equal for graphs that compute the same thing in the same way: see `ir.structure`."""
+        from tracegrad.ir.structure import structural_key
+
+        return structural_key(self)
 
     def __str__(self) -> str:
         from tracegrad.ir.printer import text

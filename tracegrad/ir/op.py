@@ -15,7 +15,7 @@ import numpy as np
 
 from tracegrad.errors import GraphError
 from tracegrad.ir.graph import Builder, Node
-from tracegrad.ir.types import DType, TensorType
+from tracegrad.ir.types import DType, TensorType, opaque
 
 Array = np.ndarray[Any, Any]
 
@@ -138,6 +138,8 @@ def evaluate(op: Op, arrays: Sequence[Array], params: dict[str, Any], dtype: DTy
     """
     with np.errstate(all="ignore"):
         result = op.evaluate(*arrays, **params)
+    if dtype is opaque:
+        return result  # type: ignore[no-any-return]
     return np.asarray(result, dtype.numpy)
 
 

@@ -16,6 +16,9 @@ def frozen(value: Any) -> Hashable:
         return tuple(map(frozen, value))
     if kind is float:
         return ("float", struct.pack("<d", value))
+    if hasattr(kind, "key"):
+        # A graph: equal structure makes it equal.
+        return (kind.__name__, value.key)
     hash(value)
     return (kind.__name__, value)
 

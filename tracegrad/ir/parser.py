@@ -19,7 +19,7 @@ from tracegrad.errors import GraphError
 from tracegrad.ir.graph import Builder, Graph, Literal, Loc, Node
 from tracegrad.ir.op import OPS, Array
 from tracegrad.ir.printer import lifted_dtype
-from tracegrad.ir.types import BY_SHORT, DType, TensorType
+from tracegrad.ir.types import BY_SHORT, DType, StackType, TensorType, TupleType
 
 _LOC = re.compile(r"\s*# (.+):(\d+)$")
 
@@ -37,17 +37,18 @@ def parse(text: str) -> Graph:
         raise GraphError(f"line {error.lineno}: not Python: {error.msg}") from error
     if len(statements) != 1 or not isinstance(statements[0], ast.FunctionDef):
         raise GraphError("a graph is one function definition")
-    return _Reader(text, statements[0]).graph()
+    return _Reader(text.splitlines(), statements[0]).graph()
 
 
 class _Reader:
     """One function being read into a builder."""
 
-    def __init__(self, text: str, function: ast.FunctionDef) -> None:
-        self.lines = text.splitlines()
+    def __init__(self, lines: list[str], function: ast.FunctionDef) -> None:
+        self.lines = lines
         self.function = function
         self.builder = Builder(function.name)
         self.names: dict[str, Node] = {}
+        self.graphs: dict[str, Graph] = {}
 
     def graph(self) -> Graph:
         for argument in self.function.args.args:
@@ -62,8 +63,7 @@ class _Reader:
         types = [self.type(x, last) for x in _several(self.function.returns)]
         if [x.type for x in outputs] != types:
             raise self.error(last, "the results do not have the types that the function says")
-        header = self.lines[: self.function.lineno - 1]
-        origin = "\n".join(line[2:] for line in header if line.startswith("#"))
+        origin = "\n".join(self.header())
         # Not `finish`: the text's own nodes, also those that nothing uses.
         return Graph(
             self.builder.name,
@@ -73,8 +73,20 @@ class _Reader:
             origin,
         )
 
+    def header(self) -> list[str]:
+        """The comments right before the function."""
+        found = []
+        for line in reversed(self.lines[: self.function.lineno - 1]):
+            if not line.lstrip().startswith("#"):
+                break
+            found.append(line.lstrip()[2:])
+        return found[::-1]
+
     def statement(self, statement: ast.stmt) -> None:
-        """`v0: f32[3] = add(x, y)`."""
+        """`v0: f32[3] = add(x, y)`, or a graph that a later statement has as a parameter."""
+        if isinstance(statement, ast.FunctionDef):
+            self.graphs[statement.name] = _Reader(self.lines, statement).graph()
+            return
         match statement:
             case ast.AnnAssign(
                 target=ast.Name(id=name), annotation=annotation, value=ast.Call() as call
@@ -159,6 +171,10 @@ class _Reader:
         match expression:
             case ast.Constant(value=bool() | int() | float() | str() | None as value):
                 return value
+            case ast.Name(id=name) if name in self.graphs:
+                return self.graphs[name]
+            case ast.Subscript():
+                return self.type(expression, expression)
             case ast.Name(id="inf"):
                 return math.inf
             case ast.Name(id="nan"):
@@ -177,9 +193,14 @@ class _Reader:
                 return struct.unpack("=d", bytes.fromhex(digits))[0]
         raise self.error(expression, f"{ast.unparse(expression)} is not a literal")
 
-    def type(self, annotation: ast.expr | None, where: ast.AST) -> TensorType:
-        """`f32[784, 10]`, `f32[()]`."""
+    def type(self, annotation: ast.expr | None, where: ast.AST) -> Any:
+        """`f32[784, 10]`, `f32[()]`, `stack[f32[3]]`, `(i64[()], f32[3])`."""
         match annotation:
+            case ast.Tuple(elts=elements):
+                return TupleType(tuple(self.type(x, where) for x in elements))
+            case ast.Subscript(value=ast.Name(id="stack"), slice=elements):
+                inside = () if _is_empty(elements) else _several(elements)
+                return StackType(tuple(self.type(x, where) for x in inside))
             case ast.Subscript(value=ast.Name(id=short), slice=sizes) if short in BY_SHORT:
                 shape = tuple(self.parameter(x) for x in _several(sizes))
                 return TensorType(BY_SHORT[short], shape)
@@ -193,6 +214,10 @@ class _Reader:
 
     def error(self, where: ast.AST, message: str) -> GraphError:
         return GraphError(f"line {getattr(where, 'lineno', '?')}: {message}")
+
+
+def _is_empty(expression: ast.expr) -> bool:
+    return isinstance(expression, ast.Tuple) and not expression.elts
 
 
 def _several(expression: ast.expr | None) -> Sequence[ast.expr]:

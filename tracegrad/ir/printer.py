@@ -28,7 +28,7 @@ import numpy as np
 from tracegrad.errors import GraphError
 from tracegrad.ir.graph import Graph, Literal, Node, dtype_of
 from tracegrad.ir.op import Array
-from tracegrad.ir.types import DType, type_of
+from tracegrad.ir.types import DType, StackType, TensorType, TupleType, type_of
 
 # Words with a meaning of their own in the text, which no input may be called.
 RESERVED = frozenset({"inf", "nan", *keyword.kwlist})
@@ -46,7 +46,12 @@ def text(graph: Graph, *, elide: bool = False) -> str:
 
     GraphError for a node whose inputs do not come before it, or a parameter that has no text.
     """
-    name, inputs = printed_names(graph)
+    return "\n".join(_function(graph, printed_names(graph)[0], elide)) + "\n"
+
+
+def _function(graph: Graph, name: str, elide: bool) -> list[str]:
+    """The lines of a graph as a function; graphs among parameters are functions within."""
+    _, inputs = printed_names(graph)
     names: dict[Node, str] = dict(zip(graph.inputs, inputs, strict=True))
     taken = set(inputs)
     rows: list[tuple[str, str]] = []
@@ -56,7 +61,13 @@ def text(graph: Graph, *, elide: bool = False) -> str:
             continue
         while f"v{number}" in taken:
             number += 1
-        call = _call(node, names, elide)
+        inner: dict[str, str] = {}
+        for parameter, value in node.params.items():
+            for key, sub in _graphs(parameter, value):
+                inner[key] = f"{key}_{number}"
+                lines = _function(sub, inner[key], elide)
+                rows += [(f"    {line}", "") for line in lines]
+        call = _call(node, names, elide, inner)
         names[node] = f"v{number}"
         number += 1
         rows.append(
@@ -71,7 +82,16 @@ def text(graph: Graph, *, elide: bool = False) -> str:
     lines.append(f"def {name}({parameters}) -> {result}:")
     lines.extend(f"{line:<{width}}  # {loc}" if loc else line for line, loc in rows)
     lines.append(f"    return {', '.join(outputs) or '()'}")
-    return "\n".join(lines) + "\n"
+    return lines
+
+
+def _graphs(parameter: str, value: Any) -> list[tuple[str, Graph]]:
+    """The graphs in one parameter, with the names of their functions."""
+    if isinstance(value, Graph):
+        return [(parameter, value)]
+    if isinstance(value, tuple) and value and isinstance(value[0], Graph):
+        return [(f"{parameter}_{i}", graph) for i, graph in enumerate(value)]
+    return []
 
 
 def printed_names(graph: Graph) -> tuple[str, tuple[str, ...]]:
@@ -105,12 +125,19 @@ def _is_inline(node: Node) -> bool:
     return node.op.name == "constant" and node.ndim == 0
 
 
-def _call(node: Node, names: Mapping[Node, str], elide: bool) -> str:
+def _call(node: Node, names: Mapping[Node, str], elide: bool, inner: Mapping[str, str]) -> str:
     lifted = lifted_dtype([x for x in node.inputs if not _is_inline(x)])
     arguments = [_operand(x, names, lifted) for x in node.inputs]
     if node.op.name == "constant":
         return f"constant({array_text(node.params['value'].array, elide=elide)})"
-    arguments.extend(f"{name}={_parameter(value, elide)}" for name, value in node.params.items())
+    for name, value in node.params.items():
+        functions = [inner[key] for key, _ in _graphs(name, value)]
+        if isinstance(value, Graph):
+            arguments.append(f"{name}={functions[0]}")
+        elif functions:
+            arguments.append(f"{name}=({', '.join(functions)},)")
+        else:
+            arguments.append(f"{name}={_parameter(value, elide)}")
     return f"{node.op.name}({', '.join(arguments)})"
 
 
@@ -179,6 +206,8 @@ def _nested(numbers: list[str], shape: tuple[int, ...]) -> str:
 def _parameter(value: Any, elide: bool) -> str:
     if isinstance(value, DType):
         return value.short
+    if isinstance(value, TensorType | StackType | TupleType):
+        return str(value)
     if isinstance(value, Literal):
         return array_text(value.array, elide=elide)
     if isinstance(value, tuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +70,9 @@ DTYPES: tuple[DType, ...] = (
     float32,
     float64,
 )
+# What a value has that is no tensor: the tuple of results of a loop, a stack of frames.
+opaque = DType("opaque", "opaque", "o", np.dtype(object))
+
 BY_SHORT = {dtype.short: dtype for dtype in DTYPES}
 BY_NUMPY = {dtype.numpy: dtype for dtype in DTYPES}
 
@@ -121,6 +125,46 @@ class TensorType:
     def __str__(self) -> str:
         inside = ", ".join(map(str, self.shape)) if self.shape else "()"
         return f"{self.dtype.short}[{inside}]"
+
+
+@dataclass(frozen=True)
+class StackType:
+    """Frames of values, one for each iteration of a loop; how many is known when it runs."""
+
+    elements: tuple[Type, ...]
+
+    dtype: ClassVar[DType] = opaque
+    shape: ClassVar[tuple[int, ...]] = ()
+    ndim: ClassVar[int] = 0
+    size: ClassVar[int] = 1
+    # What it takes to name it; how much it holds is not known here.
+    nbytes: ClassVar[int] = 8
+
+    def __str__(self) -> str:
+        return f"stack[{', '.join(map(str, self.elements)) or '()'}]"
+
+
+@dataclass(frozen=True)
+class TupleType:
+    """The results of an op that has several; the op `item` takes one of them."""
+
+    elements: tuple[Type, ...]
+
+    dtype: ClassVar[DType] = opaque
+    shape: ClassVar[tuple[int, ...]] = ()
+    ndim: ClassVar[int] = 0
+    size: ClassVar[int] = 1
+
+    @property
+    def nbytes(self) -> int:
+        return sum(x.nbytes for x in self.elements)
+
+    def __str__(self) -> str:
+        inside = ", ".join(map(str, self.elements))
+        return f"({inside},)" if len(self.elements) == 1 else f"({inside})"
+
+
+Type = TensorType | StackType | TupleType
 
 
 def type_of(array: npt.NDArray[np.generic]) -> TensorType:

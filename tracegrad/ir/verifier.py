@@ -9,10 +9,21 @@ from typing import Any, NoReturn
 from tracegrad.errors import GraphError
 from tracegrad.ir.graph import Graph, Literal, Loc, Node
 from tracegrad.ir.op import OPS
-from tracegrad.ir.types import DType, TensorType
+from tracegrad.ir.types import DType, StackType, TensorType, TupleType
 
 # Exactly these: a subclass such as np.float64 prints and hashes in its own way.
-_PARAMETER_TYPES = (type(None), bool, int, float, str, DType, Literal)
+_PARAMETER_TYPES = (
+    type(None),
+    bool,
+    int,
+    float,
+    str,
+    DType,
+    Literal,
+    TensorType,
+    StackType,
+    TupleType,
+)
 
 
 def verify(graph: Graph) -> None:
@@ -24,6 +35,7 @@ def verify(graph: Graph) -> None:
     hashable values,
       axes sorted and not negative;
     - each has the type that its op infers;
+    - graphs among the parameters keep to the same rules;
     - outputs are inputs or nodes of the graph.
     """
     known: set[Node] = set()
@@ -88,9 +100,14 @@ def _verify_node(graph: Graph, i: int, node: Node, known: set[Node]) -> None:
 
 
 def _verify_type(graph: Graph, where: str, node: Node) -> None:
-    type = node.type
-    if not isinstance(type, TensorType) or not all(_is_size(n) for n in type.shape):
+    if not _is_type(node.type):
         _fail(graph, where, node, "has no proper type")
+
+
+def _is_type(type: Any) -> bool:
+    if isinstance(type, StackType | TupleType):
+        return all(map(_is_type, type.elements))
+    return isinstance(type, TensorType) and all(map(_is_size, type.shape))
 
 
 def _is_size(n: Any) -> bool:
@@ -100,6 +117,9 @@ def _is_size(n: Any) -> bool:
 def _is_plain(value: Any) -> bool:
     if value.__class__ is tuple:
         return all(map(_is_plain, value))
+    if value.__class__ is Graph:
+        verify(value)
+        return True
     return value.__class__ in _PARAMETER_TYPES
 
 
