@@ -7,6 +7,7 @@ read at the start. So one compiled kernel serves every size, and equal structure
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,20 +49,97 @@ class Launch:
     work: int
 
 
-def emit(lowered: Lowered) -> Launch:
-    """The Numba source of a lowered kernel."""
-    return _Printer(lowered).run()
+class Text:
+    """The text of one function: what it reads from its table at the start, then its statements.
 
+    `written`: the buffers that it stores to.
+    """
 
-class _Printer:
-    def __init__(self, lowered: Lowered) -> None:
-        self.lowered = lowered
-        self.kernel = lowered.kernel
+    def __init__(self, written: set[Buffer]) -> None:
         self.words: list[Slot] = []
         self.head: list[str] = []
         self.body: list[str] = []
         self.pointers: dict[Buffer, str] = {}
-        self.written = {address.buffer for address in self.addresses(writes=True)}
+        self.written = written
+
+    def word(self, kind: str, value: Any) -> int:
+        """The position of a new word of the table."""
+        self.words.append((kind, value))
+        return len(self.words) - 1
+
+    def integer(self, value: int, hint: str) -> str:
+        """A name for an integer that is a word of the table."""
+        position = self.word("int", value)
+        name = f"{hint}{position}"
+        self.head.append(f"{name} = word(table, {position})")
+        return name
+
+    def pointer(self, buffer: Buffer) -> str:
+        """A name for the address of a buffer."""
+        name = self.pointers.get(buffer)
+        if name is None:
+            position = self.word("buffer", buffer)
+            name = f"p{position}"
+            number = sum(x in self.written for x in self.pointers)
+            if buffer in self.written and number < 16:
+                call = f"output_{buffer.dtype.short}(pointers, word(table, {position}), {number})"
+            else:
+                call = f"pointer_{buffer.dtype.short}(pointers, word(table, {position}))"
+            self.head.append(f"{name} = {call}")
+            self.pointers[buffer] = name
+        return name
+
+    def register(self, buffer: Buffer) -> str | None:
+        """The local variable that a buffer is; None for one in memory."""
+        return None
+
+    def is_written(self, buffer: Buffer) -> bool:
+        """Whether a load from `buffer` may meet a store of this function."""
+        return buffer in self.written
+
+    def line(self, depth: int, text: str) -> None:
+        """Add a statement."""
+        self.body.append("    " * depth + text)
+
+    @property
+    def source(self) -> str:
+        head = "".join(f"    {line}\n" for line in self.head)
+        body = "".join(f"    {line}\n" for line in self.body)
+        return HEADER + head + body
+
+
+def emit(lowered: Lowered) -> Launch:
+    """The Numba source of a lowered kernel."""
+    text = Text({x.buffer for x in addresses(lowered, writes=True)})
+    extent = KernelPrinter(lowered, text).print()
+    total = math.prod(lowered.kernel.domain)
+    return Launch(text.source, text.words, extent, total // max(extent, 1))
+
+
+def addresses(lowered: Lowered, writes: bool = False) -> list[Address]:
+    """All addresses of a kernel, or those it writes."""
+    kinds = (Store, Fold) if writes else (Store, Fold, Let)
+    blocks = [*lowered.passes, *lowered.rows]
+    code = [x for block in blocks for x in block.code]
+    return [x.address for x in code if isinstance(x, kinds) and x.address is not None]
+
+
+class KernelPrinter:
+    """Prints a kernel into a text: the whole of it, or as a part of a larger function.
+
+    `inline`: all of the outermost loop runs here; otherwise it runs from `start` to `stop`.
+    `prefix` keeps the names of several kernels in one function apart.
+    """
+
+    def __init__(
+        self, lowered: Lowered, text: Text, depth: int = 0, inline: bool = False, prefix: str = ""
+    ) -> None:
+        self.lowered = lowered
+        self.kernel = lowered.kernel
+        self.text = text
+        self.depth = depth
+        self.inline = inline
+        self.prefix = prefix
         self.integers: dict[tuple[int, Affine | None, int], str] = {}
         self.groups = self.collapse()
         self.live = {loop for group in self.groups for loop, _ in group}
@@ -72,15 +150,8 @@ class _Printer:
         blocks = [*self.lowered.passes, *self.lowered.rows]
         return [x for block in blocks for x in block.code]
 
-    def addresses(self, writes: bool = False) -> list[Address]:
-        """All addresses of the kernel, or those it writes."""
-        kinds = (Store, Fold) if writes else (Store, Fold, Let)
-        return [
-            x.address for x in self.instructions() if isinstance(x, kinds) and x.address is not None
-        ]
-
     def affines(self) -> list[Affine]:
-        found = [address.offset for address in self.addresses()]
+        found = [address.offset for address in addresses(self.lowered)]
         found += [
             x.index for x in self.instructions() if isinstance(x, Let) and x.index is not None
         ]
@@ -118,48 +189,30 @@ class _Printer:
 
     # ------------------------------------------------------------------ words
 
-    def word(self, kind: str, value: Any) -> int:
-        self.words.append((kind, value))
-        return len(self.words) - 1
-
     def integer(self, value: int, hint: str) -> str:
-        """A name for an integer that is a word of the table."""
-        position = self.word("int", value)
-        name = f"{hint}{position}"
-        self.head.append(f"{name} = word(table, {position})")
-        return name
-
-    def pointer(self, buffer: Buffer) -> str:
-        name = self.pointers.get(buffer)
-        if name is None:
-            position = self.word("buffer", buffer)
-            name = f"p{position}"
-            number = sum(x in self.written for x in self.pointers)
-            if buffer in self.written and number < 16:
-                call = f"output_{buffer.dtype.short}(pointers, word(table, {position}), {number})"
-            else:
-                call = f"pointer_{buffer.dtype.short}(pointers, word(table, {position}))"
-            self.head.append(f"{name} = {call}")
-            self.pointers[buffer] = name
-        return name
+        return self.text.integer(value, hint)
 
     def declare_constants(self) -> None:
         for name, value, dtype in self.lowered.constants:
             register = REGISTER[dtype.name]
             if dtype.kind == "f":
                 (bits,) = struct.unpack("<q", struct.pack("<d", value))
-                position = self.word("int", bits)
-                self.head.append(f"{name} = {register}(real(table, {position}))")
+                position = self.text.word("int", bits)
+                self.text.head.append(f"{name} = {register}(real(table, {position}))")
             else:
-                position = self.word("int", int(value))
+                position = self.text.word("int", int(value))
                 read = f"word(table, {position})"
                 text = f"({read} != 0)" if dtype.kind == "b" else f"{register}({read})"
-                self.head.append(f"{name} = {text}")
+                self.text.head.append(f"{name} = {text}")
 
     # ------------------------------------------------------------------ text
 
     def line(self, depth: int, text: str) -> None:
-        self.body.append("    " * depth + text)
+        self.text.line(self.depth + depth, text)
+
+    def loop(self, number: int) -> str:
+        """The variable of a loop."""
+        return f"{self.prefix}j{number}"
 
     def offset(self, affine: Affine, innermost: int | None) -> str:
         """An affine function as text; only a unit step of the innermost loop is part of the
@@ -170,12 +223,12 @@ class _Printer:
             if coef == 0 or loop not in self.live:
                 continue
             if coef == 1 and loop == innermost:
-                terms.append(f"j{loop}")
+                terms.append(self.loop(loop))
             else:
                 key = (loop, affine, coef)
                 if key not in self.integers:
                     self.integers[key] = self.integer(coef, "s")
-                terms.append(f"j{loop} * {self.integers[key]}")
+                terms.append(f"{self.loop(loop)} * {self.integers[key]}")
         if affine.const:
             key = (-1, affine, affine.const)
             if key not in self.integers:
@@ -188,7 +241,7 @@ class _Printer:
         for name, stride, size in address.gathered:
             last = self.integer(size - 1, "n")
             text += f" + max(min({name}, {last}), 0) * {self.integer(stride, 's')}"
-        return f"{self.pointer(address.buffer)}, {text}"
+        return f"{self.text.pointer(address.buffer)}, {text}"
 
     def code(self, block: Block, depth: int, innermost: int | None) -> None:
         """The instructions of a block; folds go to their run's accumulator."""
@@ -202,13 +255,21 @@ class _Printer:
 
     def value(self, let: Let, innermost: int | None) -> str:
         if let.address is not None:
-            read = "load_output" if let.address.buffer in self.written else "load"
+            register = self.text.register(let.address.buffer)
+            if register is not None:
+                return register
+            read = "load_output" if self.text.is_written(let.address.buffer) else "load"
             return f"{read}({self.address(let.address, innermost)})"
         if let.index is not None:
             return self.offset(let.index, innermost)
         return let.text
 
     def store(self, store: Store, depth: int, innermost: int | None) -> None:
+        variable = self.text.register(store.address.buffer)
+        if variable is not None:
+            short = store.address.buffer.dtype.short
+            self.line(depth, f"{variable} = {short}({store.value})")
+            return
         place = self.address(store.address, innermost)
         value = store.value
         if store.accumulate:
@@ -237,29 +298,22 @@ class _Printer:
             run = f"{fold.name}_run"
             self.line(depth, f"{run} = {_combine(fold).format(run, fold.value)}")
 
-    def run(self) -> Launch:
+    def print(self) -> int:
+        """Print the kernel; how far its outermost loop runs."""
         self.declare_constants()
         if self.lowered.column:
-            extent = self.print_columns()
-        elif self.kernel.axes is None:
-            extent = self.print_map()
-        else:
-            extent = self.print_rows()
-        total = 1
-        for size in self.kernel.domain:
-            total *= size
-        head = "".join(f"    {line}\n" for line in self.head)
-        body = "".join(f"    {line}\n" for line in self.body)
-        return Launch(HEADER + head + body, self.words, extent, total // max(extent, 1))
+            return self.print_columns()
+        return self.print_map() if self.kernel.axes is None else self.print_rows()
 
     def loops(self, group: Sequence[tuple[int, int]], depth: int, parallel: bool) -> int:
         """Open the loops of a group; the depth inside."""
         for loop, size in group:
-            if parallel:
-                self.line(depth, f"for j{loop} in range(start, stop):")
-                parallel = False
+            name = self.loop(loop)
+            if parallel and not self.inline:
+                self.line(depth, f"for {name} in range(start, stop):")
             else:
-                self.line(depth, f"for j{loop} in range({self.integer(size, 'n')}):")
+                self.line(depth, f"for {name} in range({self.integer(size, 'n')}):")
+            parallel = False
             depth += 1
         return depth
 
@@ -301,10 +355,12 @@ class _Printer:
             at = self.loops(inner[:-1], at, parallel=False)
             loop, size = inner[-1]
             end = self.integer(size, "n")
-            self.line(at, f"for m{loop} in range(0, {end}, {RUN}):")
+            block_start = f"{self.prefix}m{loop}"
+            self.line(at, f"for {block_start} in range(0, {end}, {RUN}):")
             at += 1
             self.open_runs(runs, at)
-            self.line(at, f"for j{loop} in range(m{loop}, min(m{loop} + {RUN}, {end})):")
+            block_end = f"min({block_start} + {RUN}, {end})"
+            self.line(at, f"for {self.loop(loop)} in range({block_start}, {block_end}):")
             self.code(block, at + 1, innermost)
         for fold in runs:
             name = fold.name
@@ -330,11 +386,12 @@ class _Printer:
             lo, hi = "0", self.integer(size, "n")
         else:
             depth = 0
-            lo, hi = "start", "stop"
-        self.line(depth, f"for m{loop} in range({lo}, {hi}, {STRIP}):")
+            lo, hi = ("0", self.integer(size, "n")) if self.inline else ("start", "stop")
+        strip, end = f"{self.prefix}m{loop}", f"{self.prefix}e{loop}"
+        self.line(depth, f"for {strip} in range({lo}, {hi}, {STRIP}):")
         depth += 1
-        self.line(depth, f"e{loop} = min(m{loop} + {STRIP}, {hi})")
-        columns = f"for j{loop} in range(m{loop}, e{loop}):"
+        self.line(depth, f"{end} = min({strip} + {STRIP}, {hi})")
+        columns = f"for {self.loop(loop)} in range({strip}, {end}):"
         self.line(depth, columns)
         self.code(self.lowered.rows[0], depth + 1, loop)
         for fold in folds:

@@ -101,13 +101,17 @@ class Lowered:
     column: bool
 
 
-def lower(kernel: Kernel, places: dict[Node, View]) -> Lowered:
-    """The instructions of `kernel`; `places` tells where the values in memory are."""
-    return _Lowering(kernel, places).run()
+def lower(kernel: Kernel, places: dict[Node, View], prefix: str = "") -> Lowered:
+    """The instructions of `kernel`; `places` tells where the values in memory are.
+
+    `prefix` begins every name, where several kernels share a function.
+    """
+    return _Lowering(kernel, places, prefix).run()
 
 
 class _Lowering:
-    def __init__(self, kernel: Kernel, places: dict[Node, View]) -> None:
+    def __init__(self, kernel: Kernel, places: dict[Node, View], prefix: str) -> None:
+        self.prefix = prefix
         self.kernel = kernel
         self.places = places
         self.rank = len(kernel.domain)
@@ -175,7 +179,7 @@ class _Lowering:
             strides = row_major(tuple(shape[i] for i in axes))
             linear = dot(tuple(index[i] for i in axes), strides, self.rank)
             target = self.row_address(root) if root.target is not None else None
-            accumulator = f"r{len(self.stage_of_root)}"
+            accumulator = f"{self.prefix}r{len(self.stage_of_root)}"
             block.code.append(Fold(accumulator, name, root.node, linear, target))
             self.row_block(self.stage_of_root[root.node]).known[root.node] = accumulator
             if target is not None and not self.column:
@@ -257,7 +261,7 @@ class _Lowering:
 
     def fresh(self) -> str:
         self.count += 1
-        return f"v{self.count}"
+        return f"{self.prefix}v{self.count}"
 
     def let(self, block: Block, key: Any, text: str) -> str:
         name = self.fresh()
@@ -384,7 +388,7 @@ class _Lowering:
         value = scalar_value(node)
         key = (node.params["value"], node.dtype)
         if key not in self.constants:
-            self.constants[key] = (f"c{len(self.constants)}", value, node.dtype)
+            self.constants[key] = (f"{self.prefix}c{len(self.constants)}", value, node.dtype)
         return self.constants[key][0]
 
 

@@ -1,0 +1,200 @@
+"""What control flow in native code needs: pointers that move, stacks that grow, steps by address.
+
+A stack of frames lies in an *arena*, memory that is given out in order and given back as a whole.
+An arena is eight words:
+
+    0  address of the chunk in use        1  bytes taken of it      2  bytes that it has
+    3  bytes of all chunks                4  address of the stack that the arena is for
+
+A chunk begins with the address of the chunk before it and its own size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import extending
+from numba.core import types as numba_types
+
+from tracegrad.codegen.primitives.buffers import (
+    OUTPUT_SCOPES,
+    Pointer,
+    call_kernel,
+    read_word,
+    store_word,
+    word,
+)
+
+# Numba's decorators and type constructors carry no usable types.
+intrinsic: Any = extending.intrinsic
+register_jitable: Any = extending.register_jitable
+types: Any = numba_types
+
+__all__ = [
+    "address_of",
+    "advance",
+    "arena_allocate",
+    "arena_grow",
+    "arena_release",
+    "arena_reset",
+    "at_b1",
+    "at_f16",
+    "at_f32",
+    "at_f64",
+    "at_i16",
+    "at_i32",
+    "at_i64",
+    "at_i8",
+    "at_u8",
+    "run_step",
+]
+
+_BYTE = ir.IntType(8).as_pointer()
+
+
+@intrinsic
+def advance(typing: Any, pointer: Any, count: Any) -> Any:
+    """The pointer `count` elements further on."""
+    if not isinstance(pointer, Pointer):
+        return None
+    storage = pointer.storage
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        typed = builder.bitcast(arguments[0], storage.as_pointer())
+        return builder.bitcast(builder.gep(typed, [arguments[1]]), _BYTE)
+
+    return pointer(pointer, types.int64), generate
+
+
+@intrinsic
+def address_of(typing: Any, pointer: Any) -> Any:
+    """The address that a pointer holds."""
+    if not isinstance(pointer, Pointer):
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ptrtoint(arguments[0], ir.IntType(64))
+
+    return types.int64(pointer), generate
+
+
+def _pointer_at(code: str) -> Any:
+    """Make the intrinsic `at_<code>(address)`."""
+
+    def define(typing: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], _BYTE)
+
+        return Pointer(code, OUTPUT_SCOPES)(types.int64), generate
+
+    define.__name__ = f"at_{code}"
+    define.__doc__ = f"A {code} pointer to an address."
+    return intrinsic(define)
+
+
+at_f16 = _pointer_at("f16")
+at_f32 = _pointer_at("f32")
+at_f64 = _pointer_at("f64")
+at_i8 = _pointer_at("i8")
+at_i16 = _pointer_at("i16")
+at_i32 = _pointer_at("i32")
+at_i64 = _pointer_at("i64")
+at_u8 = _pointer_at("u8")
+at_b1 = _pointer_at("b1")
+
+
+# ------------------------------------------------------------------------------------------- arenas
+
+# Python's own allocator, so that Python can free what a kernel took.
+_malloc: Any = types.ExternalFunction("PyMem_RawMalloc", types.intp(types.intp))
+_free: Any = types.ExternalFunction("PyMem_RawFree", types.void(types.intp))
+_memcpy: Any = types.ExternalFunction("memcpy", types.intp(types.intp, types.intp, types.intp))
+
+_FIRST = 4096
+# Frames of several elements are aligned for vectors.
+_ALIGNMENT = 64
+
+
+@register_jitable
+def _add_chunk(arena: int, size: int) -> None:
+    chunk = _malloc(size)
+    store_word(chunk, 0, read_word(arena, 0))
+    store_word(chunk, 1, size)
+    store_word(arena, 0, chunk)
+    store_word(arena, 1, _ALIGNMENT)
+    store_word(arena, 2, size)
+    store_word(arena, 3, read_word(arena, 3) + size)
+
+
+@register_jitable
+def arena_reset(arena: int) -> None:
+    """Take everything back. Of several chunks one is made, so that the same work fits in it."""
+    chunk = read_word(arena, 0)
+    store_word(arena, 1, _ALIGNMENT)
+    if chunk == 0:
+        return
+    before = read_word(chunk, 0)
+    if before == 0:
+        return
+    total = read_word(arena, 3)
+    while chunk != 0:
+        before = read_word(chunk, 0)
+        _free(chunk)
+        chunk = before
+    store_word(arena, 0, 0)
+    store_word(arena, 3, 0)
+    _add_chunk(arena, total)
+
+
+@register_jitable
+def arena_allocate(arena: int, size: int) -> int:
+    """The address of `size` bytes."""
+    size = (size + _ALIGNMENT - 1) // _ALIGNMENT * _ALIGNMENT
+    taken = read_word(arena, 1)
+    if read_word(arena, 0) == 0 or taken + size > read_word(arena, 2):
+        wanted = max(size + _ALIGNMENT, _FIRST)
+        # Twice the last one, so that the number of chunks stays small.
+        _add_chunk(arena, max(wanted, 2 * read_word(arena, 3)))
+        taken = read_word(arena, 1)
+    store_word(arena, 1, taken + size)
+    start: int = read_word(arena, 0) + taken
+    return start
+
+
+@register_jitable
+def arena_grow(arena: int, address: int, size: int, wanted: int) -> int:
+    """The address of `wanted` bytes whose first `size` are those at `address`."""
+    new = arena_allocate(arena, wanted)
+    _memcpy(new, address, size)
+    return new
+
+
+@register_jitable
+def arena_release(arena: int, chunk: int, taken: int) -> None:
+    """Take back what was given out since the arena stood at `chunk` and `taken`."""
+    if read_word(arena, 0) == chunk:
+        store_word(arena, 1, taken)
+    else:
+        # A chunk was added since: what is in the ones before stays as it is.
+        store_word(arena, 1, _ALIGNMENT)
+
+
+# -------------------------------------------------------------------------------------------- steps
+
+
+@register_jitable
+def run_step(pointers: int, table: int, at: int) -> None:
+    """Run the kernel whose launch is described at position `at` of the table.
+
+    Five words: its address, the position of its own table, the extent of its outermost loop, the
+    smallest part of that worth a thread, and the address of the interpreter's control words.
+    """
+    extent = word(table, at + 2)
+    control = word(table, at + 4)
+    parts = min(read_word(control, 0), extent // max(word(table, at + 3), 1))
+    run_in_threads = read_word(control, 1)
+    if parts > 1 and run_in_threads != 0:
+        call_kernel(run_in_threads, pointers, table + 8 * at, table, parts)
+    elif extent > 0:
+        call_kernel(word(table, at), pointers, table + 8 * word(table, at + 1), 0, extent)
