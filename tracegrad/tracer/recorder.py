@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracegrad.ir.graph import Builder, Literal, Node, reachable
+from tracegrad.ir.dependence import dependence
+from tracegrad.ir.graph import Builder, Graph, Literal, Node, inline, reachable
 from tracegrad.ir.op import CONSTANT, OPS, Op, _NonDifferentiable
 from tracegrad.ir.types import TensorType
 from tracegrad.tracer import access, outcomes
@@ -117,6 +118,24 @@ class Recorder(InputTable):
         if output._array.dtype in _NUMBERS and any(x._weak for x in inputs):
             # What comes of Python numbers alone is a Python number still.
             output._weak = all(x._weak or x._literal is not None for x in inputs)
+
+    def record_graph(
+        self, graph: Graph, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+    ) -> None:
+        """`outputs` are those of `graph` on `inputs`."""
+        values = [self.value_of(x) for x in inputs]
+        nodes = [self._operand(x, v) for x, v in zip(inputs, values, strict=True)]
+        flows = state.grad_enabled and any(v.differentiable for v in values)
+        needs = [v.differentiable and x.requires_grad for x, v in zip(inputs, values, strict=True)]
+        wanted = sum(1 << i for i, need in enumerate(needs) if flows and need)
+        builder = self.segments[-1].builder
+        builder.loc = user_location()
+        made = inline(builder, graph, nodes)
+        for node, output, found in zip(made, outputs, dependence(graph), strict=True):
+            differentiable = bool(found & wanted)
+            if not differentiable and any(v.differentiable for v in values):
+                node = self._cut(node)
+            self._bind_new(output, self._value(node, differentiable))
 
     def before_write(self, target: Tensor) -> None:
         """The memory of `target` is about to change: keep a copy of what is not the trace's own."""

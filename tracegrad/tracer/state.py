@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
+    from tracegrad.ir.graph import Graph
     from tracegrad.ir.op import Op
     from tracegrad.tracer.bounds import Limits
     from tracegrad.tracer.hooks import Registration
@@ -23,6 +24,11 @@ class Recorder(Protocol):
         self, op: Op, inputs: Sequence[Tensor], params: dict[str, Any], output: Tensor
     ) -> None:
         """`output` was computed by `op` from `inputs`."""
+
+    def record_graph(
+        self, graph: Graph, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+    ) -> None:
+        """`outputs`, which are new, are those of `graph` on `inputs`."""
 
     def mutate(self, target: Tensor, value: Tensor) -> None:
         """`value`, recorded before and of the same shape and dtype, was written into `target`."""

@@ -1,0 +1,198 @@
+"""Ops with several results, and whole graphs, on tensors: one tape node, one piece of a recording.
+
+A loop or a branch is one op whose results are tensors. Its derivative is a graph in which stacks go
+from one loop to the other; a stack is no tensor, so such a graph is evaluated, recorded and put on
+the tape as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from typing import Any
+
+import numpy as np
+
+from tracegrad.errors import GradError, TracegradError
+from tracegrad.ir.dependence import dependence
+from tracegrad.ir.differentiate import joint_graph
+from tracegrad.ir.graph import Builder, Graph
+from tracegrad.ir.interpret import interpret
+from tracegrad.ir.op import Array, Op
+from tracegrad.ir.ops.control import items
+from tracegrad.ir.params import frozen_params
+from tracegrad.ir.passes import eliminate
+from tracegrad.ir.types import TensorType, Type
+from tracegrad.tracer.location import Place, locate, user_place
+from tracegrad.tracer.pullback import X
+from tracegrad.tracer.state import state
+from tracegrad.tracer.tape import FREED, OpNode, Saved, edge_of
+from tracegrad.tracer.tensor import Tensor, wrap
+
+
+def apply_control(
+    op: Op,
+    inputs: Sequence[Tensor],
+    params: dict[str, Any],
+    *,
+    values: Sequence[Array] | None = None,
+) -> list[Tensor]:
+    """The results of a `while_loop` or `cond` without `saves`, on tensors.
+
+    `values`: the arrays of the results, where they are known already; they become the tensors'
+    memory. Raises what `op.infer` raises, with the user's line.
+    """
+    try:
+        graph = control_graph(op, [x._type for x in inputs], params)
+    except TracegradError as error:
+        locate(error)
+        raise
+    return apply_whole(graph, inputs, values=values, grad_name=op.grad_name)
+
+
+def control_graph(op: Op, types: Sequence[Type], params: dict[str, Any]) -> Graph:
+    """One call of an op as a graph whose outputs are its results; the same object for equal calls.
+
+    A stack among the results is no output.
+    """
+    key = op, tuple(types), frozen_params(params)
+    found = _graphs.get(key)
+    if found is None:
+        with Builder(op.name) as builder:
+            node = op(*[builder.input(type) for type in types], **params)
+            outputs = [x for x in items(node) if isinstance(x.type, TensorType)]
+            found = builder.finish(outputs, op.name)
+        if len(_graphs) >= _KEPT:
+            _graphs.clear()
+        _graphs[key] = found
+    return found
+
+
+_graphs: dict[Any, Graph] = {}
+_KEPT = 1024
+
+
+def apply_whole(
+    graph: Graph,
+    inputs: Sequence[Tensor],
+    *,
+    values: Sequence[Array] | None = None,
+    grad_name: str = "GraphBackward",
+) -> list[Tensor]:
+    """The outputs of `graph` on tensors. It is one node on the tape, and is recorded as it is."""
+    arrays = [x._array for x in inputs]
+    if values is None:
+        values = _own(evaluated(graph, arrays), arrays)
+    outputs = [
+        wrap(np.asarray(value, node.dtype.numpy))
+        for value, node in zip(values, graph.outputs, strict=True)
+    ]
+    if state.recorder is not None:
+        state.recorder.record_graph(graph, inputs, outputs)
+    if state.grad_enabled:
+        needs = tuple(
+            x.requires_grad and node.dtype.is_floating_point
+            for x, node in zip(inputs, graph.inputs, strict=True)
+        )
+        tracked = tracked_outputs(graph, needs)
+        if any(tracked):
+            tape = _node_class(grad_name)(graph, inputs, needs, tracked, user_place())
+            for number, (output, flag) in enumerate(zip(outputs, tracked, strict=True)):
+                if flag:
+                    output._grad_fn = tape
+                    output._output_nr = number
+                    output._requires_grad = True
+    return outputs
+
+
+def evaluated(graph: Graph, arrays: Sequence[Array]) -> list[Array]:
+    """The outputs of `graph` on arrays."""
+    return state.quietly(interpret, graph, arrays)  # type: ignore[no-any-return]
+
+
+def tracked_outputs(graph: Graph, needs: Sequence[bool]) -> tuple[bool, ...]:
+    """Which outputs a gradient flows from to the inputs that `needs` flags."""
+    wanted = sum(1 << i for i, need in enumerate(needs) if need)
+    return tuple(bool(found & wanted) for found in dependence(graph)) if wanted else ()
+
+
+def _own(results: Sequence[Array], arrays: Sequence[Array]) -> list[Array]:
+    """The results with memory of their own: a loop may hand on what it was given."""
+    taken = set(map(id, arrays))
+    found = []
+    for result in results:
+        if not isinstance(result, np.ndarray) or result.base is not None or id(result) in taken:
+            result = np.array(result)
+        taken.add(id(result))
+        found.append(result)
+    return found
+
+
+class GraphNode(OpNode):
+    """The tape node of a graph that was applied as a whole.
+
+    needs    flags the inputs whose cotangents are wanted; `tracked` the outputs that depend on
+             them.
+    """
+
+    __slots__ = ("graph", "needs", "tracked")
+
+    def __init__(
+        self,
+        graph: Graph,
+        inputs: Sequence[Tensor],
+        needs: tuple[bool, ...],
+        tracked: tuple[bool, ...],
+        place: Place | None,
+    ) -> None:
+        edges = [edge_of(x) if need else (None, 0) for x, need in zip(inputs, needs, strict=True)]
+        super(OpNode, self).__init__(tuple(edges), tuple(x.type for x in graph.outputs))
+        self.graph = graph
+        self.needs = needs
+        self.tracked = tracked
+        self.place = place
+        self.call = None
+        self.takes_mask = False
+        self.saved: tuple[Saved, ...] | None = tuple(map(Saved, inputs))
+
+    def run(self, grads: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        """The cotangents of the inputs, from those of the outputs."""
+        if self.saved is None:
+            raise GradError(FREED)
+        given = tuple(g is not None for g in grads)
+        if not any(given):
+            return [None] * len(self.edges)
+        inputs = []
+        for i, item in enumerate(self.saved):
+            storage = item.tensor._storage
+            if storage.version != item.version:
+                raise self.changed(storage, item.tensor, X + i, item.version)
+            inputs.append(item.tensor)
+        graph, present = _backward(self.graph, self.needs, given)
+        values = [*inputs, *(g for g in grads if g is not None)]
+        if state.recorder is None and not state.grad_enabled:
+            arrays = evaluated(graph, [value._array for value in values])
+            outputs = iter([wrap(array) for array in arrays])
+        else:
+            outputs = iter(apply_whole(graph, values))
+        return [next(outputs) if there else None for there in present]
+
+
+@cache
+def _node_class(name: str) -> type[GraphNode]:
+    return type(name, (GraphNode,), {"__slots__": (), "__module__": "tracegrad.autograd"})
+
+
+@lru_cache(maxsize=1024)
+def _backward(
+    graph: Graph, needs: tuple[bool, ...], given: tuple[bool, ...]
+) -> tuple[Graph, tuple[bool, ...]]:
+    """The vector-Jacobian product of a graph, and which of its inputs get a cotangent.
+
+    It takes the inputs of `graph`, then a cotangent for each output in `given`.
+    """
+    joint, present = joint_graph(graph, needs, given)
+    cotangents = joint.outputs[len(graph.outputs) :]
+    only = Graph(joint.name, joint.inputs, joint.nodes, cotangents, "gradient")
+    flags = iter(present)
+    return eliminate(only), tuple(need and next(flags) for need in needs)
