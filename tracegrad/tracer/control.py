@@ -22,7 +22,7 @@ from tracegrad.ir.op import Array, Op
 from tracegrad.ir.ops.control import items
 from tracegrad.ir.params import frozen_params
 from tracegrad.ir.passes import eliminate
-from tracegrad.ir.types import TensorType, Type
+from tracegrad.ir.types import TensorType
 from tracegrad.tracer.location import Place, locate, user_place
 from tracegrad.tracer.pullback import X
 from tracegrad.tracer.state import state
@@ -50,7 +50,7 @@ def apply_control(
     return apply_whole(graph, inputs, values=values, grad_name=op.grad_name)
 
 
-def control_graph(op: Op, types: Sequence[Type], params: dict[str, Any]) -> Graph:
+def control_graph(op: Op, types: Sequence[TensorType], params: dict[str, Any]) -> Graph:
     """One call of an op as a graph whose outputs are its results; the same object for equal calls.
 
     A stack among the results is no output.

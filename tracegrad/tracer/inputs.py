@@ -13,6 +13,7 @@ from tracegrad.tracer import access
 from tracegrad.tracer.access import Path
 from tracegrad.tracer.captures import Survey
 from tracegrad.tracer.recording import TraceInput, Value
+from tracegrad.tracer.scopes import Scope
 from tracegrad.tracer.tensor import wrap
 from tracegrad.tracer.undo import UndoLog
 from tracegrad.tracer.views import memory_root
@@ -68,6 +69,7 @@ class InputTable:
         known: Sequence[TraceInput],
         aliases: bool,
     ) -> None:
+        self.outermost = Scope("forward")
         self.inputs: list[TraceInput] = []
         self.undo = UndoLog()
         self.aliases = aliases
@@ -179,7 +181,7 @@ class InputTable:
         self.inputs.append(TraceInput(path, kind, tensor, type, name_of(path), differentiable))
         self._number_of[id(tensor)] = number
         self._by_path[path] = number
-        value = Value(-1, number, None, type, differentiable)
+        value = Value(-1, number, None, type, differentiable, self.outermost)
         memory = self.memories.get(id(storage_of(tensor)))
         if memory is None:
             storage = storage_of(tensor)

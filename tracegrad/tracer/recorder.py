@@ -6,7 +6,8 @@ change gives it a new one, and a view that is read afterwards is derived from it
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,8 +33,15 @@ from tracegrad.tracer.inputs import (
     storage_of,
 )
 from tracegrad.tracer.location import user_location, user_place
-from tracegrad.tracer.numbering import Numbering
 from tracegrad.tracer.recording import Guard, Segment, Steps, TraceInput, Value
+from tracegrad.tracer.scopes import (
+    Scope,
+    demanded_inside,
+    drawn_inside,
+    escaped,
+    gradient_inside,
+    written_outside,
+)
 from tracegrad.tracer.state import state
 from tracegrad.tracer.undo import UndoLog
 from tracegrad.tracer.views import freeze, memory_root, replay, write_back
@@ -62,7 +70,7 @@ class Recorder(InputTable):
         script: Sequence[Hashable],
     ) -> None:
         super().__init__(arguments, survey, known, aliases)
-        self.segments: list[Segment] = [Segment(Builder("forward"))]
+        self.scope = self.outermost
         self.outcomes: list[Hashable] = []
         self.guards: list[CaptureGuard] = []
         self.writes_inputs = False
@@ -70,10 +78,28 @@ class Recorder(InputTable):
         self.draws = Draws()
         self.registrations: list[Registration] = []
         self._script = list(script)
-        self._answered: dict[Hashable, Hashable] = {}
-        self._numbers = Numbering()
         self._grad_read: set[int] = set()
-        self._required: set[Hashable] = set()
+
+    @property
+    def segments(self) -> list[Segment]:
+        """The segments of the function, or of the body that is being traced."""
+        return self.scope.segments
+
+    @property
+    def in_body(self) -> bool:
+        """Whether the body of a loop or a branch is being traced: it may never run."""
+        return self.scope.outer is not None
+
+    @contextmanager
+    def body(self, name: str, form: str) -> Iterator[Scope]:
+        """What is recorded within goes into a graph of its own: the body of the `form` named."""
+        outer = self.scope
+        scope = self.scope = Scope(name, outer, form)
+        try:
+            yield scope
+        finally:
+            scope.closed = True
+            self.scope = outer
 
     def close(self) -> None:
         """Forget all tensors: one that escaped may keep this object alive."""
@@ -140,6 +166,9 @@ class Recorder(InputTable):
     def before_write(self, target: Tensor) -> None:
         """The memory of `target` is about to change: keep a copy of what is not the trace's own."""
         memory = self._memory_of(target)
+        assert memory.value is not None
+        if memory.value.scope is not self.scope and self.in_body:
+            raise written_outside(self.scope)
         if not memory.created:
             root, _ = memory_root(target)
             self.undo.keep_memory(root)
@@ -179,17 +208,27 @@ class Recorder(InputTable):
 
     def demand(self, tensor: Tensor, kind: str, value: Any) -> Any:
         """Python asked for a concrete value: end the segment here. The value to go on with."""
-        recorded = self.value_of(tensor)
+        recorded = self._recorded(tensor)
         if self._is_constant(recorded):
             return value
-        key = (self._numbers.number(recorded, self.segments), kind)
-        if key in self._answered:
-            return outcomes.concrete(kind, self._answered[key], value)
+        scope = self.scope
+        if recorded.scope is not scope:
+            # A body asks for what was there before it: that is asked outside.
+            self.scope = recorded.scope
+            try:
+                return self.demand(tensor, kind, value)
+            finally:
+                self.scope = scope
+        if self.in_body:
+            raise demanded_inside(scope, kind)
+        key = (scope.numbers.number(recorded, self.segments), kind)
+        if key in scope.answered:
+            return outcomes.concrete(kind, scope.answered[key], value)
         outcome = outcomes.outcome(kind, value)
         number = len(self.outcomes)
         if number < len(self._script):
             outcome = self._script[number]
-        self._answered[key] = outcome
+        scope.answered[key] = outcome
         self.segments[-1].guard = Guard(recorded.ref, kind, user_location())
         self.outcomes.append(outcome)
         self.segments.append(Segment(Builder("forward")))
@@ -199,9 +238,10 @@ class Recorder(InputTable):
         """Each element has to lie within limits: compiled code checks it at the segment's end."""
         value = self.value_of(tensor)
         key = (value.ref, limits.low, limits.high, limits.spared)
-        if key in self._required or self._is_constant(value):
+        required = self.scope.required
+        if key in required or (self._is_constant(value) and not self.in_body):
             return
-        self._required.add(key)
+        required.add(key)
         node = self._use(value)
         segment = self.segments[-1]
         segment.builder.loc = user_location()
@@ -228,6 +268,8 @@ class Recorder(InputTable):
     def write_grad(self, tensor: Tensor, old: Tensor | None, new: Tensor | None) -> None:
         """`tensor.grad` was replaced."""
         if not self._made(tensor):
+            if self.in_body:
+                raise gradient_inside(self.scope)
             number = self._input_number(tensor)
             self.undo.keep(tensor)
             self.grad_written[number] = tensor
@@ -264,7 +306,33 @@ class Recorder(InputTable):
     # ---------------------------------------------------------------- values
 
     def value_of(self, tensor: Tensor) -> Value:
-        """The recorded value of a tensor as it is now; an unknown tensor becomes an input."""
+        """The recorded value of a tensor as it is now; an unknown tensor becomes an input.
+
+        In a body it is the body's own: what was there before becomes an operand of the body.
+        """
+        return self._local(tensor, self._recorded(tensor))
+
+    def _local(self, tensor: Tensor, value: Value) -> Value:
+        scope = self.scope
+        if value.scope is scope:
+            return value
+        known = scope.known.get(id(value))
+        if known is not None:
+            return known
+        if value.constant:
+            assert value.node is not None
+            found = self._constant(value.node.params["value"])
+        else:
+            if value.scope.closed:
+                raise escaped(value.scope)
+            name = self.inputs[value.position].name if value.segment < 0 else None
+            found = scope.operand(tensor, value, name)
+        scope.known[id(value)] = found
+        scope.kept.append(value)
+        return found
+
+    def _recorded(self, tensor: Tensor) -> Value:
+        """The value of a tensor, perhaps of a scope around this one."""
         found = self._bound(tensor)
         if found is not None:
             return found
@@ -277,10 +345,13 @@ class Recorder(InputTable):
         steps: Steps = ()
         while source is not None:
             known = self._bound(source)
+            if known is None and memory.root is source:
+                known = memory.value
             if known is not None:
-                return self._derive(tensor, known, steps, memory)
-            if memory.root is source and memory.value is not None:
-                return self._derive(tensor, memory.value, steps, memory)
+                if not steps:
+                    tensor._trace = Binding(self, known, memory.version)
+                    return known
+                return self._derive(tensor, self._local(source, known), steps, memory)
             source, lead = parent_of(source)
             steps = freeze(lead) + steps
         number = self._input_number(tensor)
@@ -289,7 +360,7 @@ class Recorder(InputTable):
             bound = self._bound(tensor)
             assert bound is not None
             return bound
-        return self.value_of(tensor)
+        return self._recorded(tensor)
 
     def _bound(self, tensor: Tensor) -> Value | None:
         binding = tensor._trace
@@ -299,17 +370,19 @@ class Recorder(InputTable):
         if memory is None or memory.version != binding.version:
             return None
         value: Value = binding.value
+        if value.scope.closed and not memory.created:
+            # Derived in a body that is complete.
+            return None
         return value
 
     def _derive(self, tensor: Tensor, value: Value, steps: Steps, memory: Memory) -> Value:
-        """The value of a view, or of a tensor that shares memory with another."""
-        if steps:
-            builder = self.segments[-1].builder
-            builder.loc = user_location()
-            base = self._use(value)
-            with builder:
-                node = replay(base, steps)
-            value = self._value(node, value.differentiable)
+        """The value of a view, from that of the tensor that it shows."""
+        builder = self.segments[-1].builder
+        builder.loc = user_location()
+        base = self._use(value)
+        with builder:
+            node = replay(base, steps)
+        value = self._value(node, value.differentiable)
         tensor._trace = Binding(self, value, memory.version)
         return value
 
@@ -343,7 +416,7 @@ class Recorder(InputTable):
         if position < 0:
             # An operation can come down to one of its operands.
             return segment.sources[-1 - position]
-        return Value(len(self.segments) - 1, position, node, node.type, differentiable)
+        return Value(len(self.segments) - 1, position, node, node.type, differentiable, self.scope)
 
     def _position(self, segment: Segment, node: Node) -> int:
         """Where `node` stands among the segment's nodes; -1 - i for its input i."""
@@ -408,6 +481,8 @@ class Recorder(InputTable):
         self, op: Op, inputs: Sequence[Tensor], params: dict[str, Any], output: Tensor
     ) -> None:
         """Random numbers are a function of the generator's seed and offset, which are inputs."""
+        if self.in_body:
+            raise drawn_inside(self.scope)
         ahead = self.draws.take(inputs[0], inputs[1], output)
         if ahead is None:
             # The function chose the seed itself: the numbers are the same at each call.
@@ -431,4 +506,4 @@ class Recorder(InputTable):
             type = TensorType(tensor.dtype, ())
             self.inputs.append(TraceInput(path, kind, tensor, type, kind, False))
             self._by_path[path] = number
-        return Value(-1, number, None, self.inputs[number].type, False)
+        return Value(-1, number, None, self.inputs[number].type, False, self.outermost)

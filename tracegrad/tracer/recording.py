@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tracegrad.ir.graph import Builder, Graph, Loc, Node
 from tracegrad.ir.op import Op
@@ -13,6 +13,9 @@ from tracegrad.ir.types import TensorType
 from tracegrad.tracer.access import Path
 from tracegrad.tracer.bounds import Requirement
 from tracegrad.tracer.structure import Description
+
+if TYPE_CHECKING:
+    from tracegrad.tracer.scopes import Scope
 
 Ref = tuple[int, int]
 """A value of a trace: number of the segment, position of its node there. Segment -1: the inputs."""
@@ -41,13 +44,17 @@ class TraceInput:
 
 @dataclass(eq=False)
 class Value:
-    """A recorded value. `differentiable`: a gradient may flow through it to an input."""
+    """A recorded value. `differentiable`: a gradient may flow through it to an input.
+
+    `scope`: the function or the body where it is known.
+    """
 
     segment: int
     position: int
     node: Node | None
     type: TensorType
     differentiable: bool
+    scope: Scope
     constant: bool = False
 
     @property

@@ -1,0 +1,119 @@
+"""Where a recorder puts what it records: the function itself, or the body of a loop or a branch.
+
+A body is recorded like the function, but into a graph of its own. What it reads from around it
+becomes an operand of it, through every body between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING
+
+from tracegrad.errors import TraceError
+from tracegrad.ir.graph import Builder, Node
+from tracegrad.ir.types import TensorType
+from tracegrad.tracer.bounds import Requirement
+from tracegrad.tracer.location import user_place
+from tracegrad.tracer.numbering import Numbering
+from tracegrad.tracer.recording import Segment, Value
+
+if TYPE_CHECKING:
+    from tracegrad.tracer.tensor import Tensor
+
+
+class Scope:
+    """The function, whose `outer` is None, or a body.
+
+    form      how the user's program calls it, such as "tg.scan".
+    operands  the tensors from around that the body reads, each with its node in the body.
+    known     the body's own values of values from around, by identity.
+    closed    the body is complete: its values mean nothing any more.
+    """
+
+    def __init__(self, name: str, outer: Scope | None = None, form: str = "") -> None:
+        self.outer = outer
+        self.form = form
+        self.segments: list[Segment] = [Segment(Builder(name))]
+        self.operands: list[tuple[Node, Tensor]] = []
+        self.known: dict[int, Value] = {}
+        self.closed = False
+        self.numbers = Numbering()
+        self.answered: dict[Hashable, Hashable] = {}
+        self.required: set[Hashable] = set()
+        # Identities are keys here, so what has one stays alive.
+        self.kept: list[Value] = []
+
+    @property
+    def builder(self) -> Builder:
+        """The builder of the body, whose one segment it is."""
+        return self.segments[-1].builder
+
+    @property
+    def requirements(self) -> list[Requirement]:
+        """What has to hold in each run of the body."""
+        return self.segments[-1].requirements
+
+    def input(self, type: TensorType, name: str | None, differentiable: bool) -> Value:
+        """A new input of the body."""
+        segment = self.segments[-1]
+        node = segment.builder.input(type, name)
+        position = -len(segment.builder.inputs)
+        value = Value(len(self.segments) - 1, position, node, type, differentiable, self)
+        segment.sources.append(value)
+        return value
+
+    def operand(self, tensor: Tensor, value: Value, name: str | None) -> Value:
+        """The body's own value of a tensor from around it."""
+        found = self.input(value.type, name, value.differentiable)
+        assert found.node is not None
+        self.operands.append((found.node, tensor))
+        return found
+
+
+def _at_line(message: str) -> TraceError:
+    place = user_place()
+    error = TraceError(message if place is None else f"{message}, at {place}")
+    error.located = True  # type: ignore[attr-defined]
+    return error
+
+
+def demanded_inside(scope: Scope, kind: str) -> TraceError:
+    """Python asked for a value that only the running loop will know."""
+    asked = {"bool": "bool()", "array": "the array", "index": "the index"}.get(kind, f"{kind}()")
+    cure = "use tg.cond, tg.where or tg.while_loop" if kind == "bool" else "keep it a tensor"
+    return _at_line(
+        f"{asked} of a value that is computed in a function given to {scope.form}: it has another "
+        f"value in each run, and Python sees one; {cure}"
+    )
+
+
+def written_outside(scope: Scope) -> TraceError:
+    """A body writes into a tensor that was there before it."""
+    return _at_line(
+        f"a function given to {scope.form} changes a tensor in place that it did not make: carry "
+        "the tensor, or return the new value"
+    )
+
+
+def gradient_inside(scope: Scope) -> TraceError:
+    """A body sets the `.grad` of a tensor that was there before it."""
+    return _at_line(
+        f"a function given to {scope.form} sets the .grad of a tensor that it did not make: use "
+        "tg.grad inside, and carry or return the gradient"
+    )
+
+
+def drawn_inside(scope: Scope) -> TraceError:
+    """A body draws random numbers."""
+    return _at_line(
+        f"a function given to {scope.form} draws random numbers: draw them before, for all "
+        "iterations, and pass them as xs or as an operand"
+    )
+
+
+def escaped(scope: Scope) -> TraceError:
+    """A tensor that was made in a body is used outside of it."""
+    return _at_line(
+        f"a tensor that was made in a function given to {scope.form} is used outside of it: "
+        "return it from there"
+    )
