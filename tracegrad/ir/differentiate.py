@@ -10,16 +10,20 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 from tracegrad.errors import GraphError
+from tracegrad.ir.cotangents import add_cotangents, cotangent_type, zero_cotangent
 from tracegrad.ir.families import unbroadcast
 from tracegrad.ir.graph import Builder, Graph, Node, inline
 from tracegrad.ir.masking import Masked, add, conjunction, peel
 from tracegrad.ir.op import OPS, Op, _NonDifferentiable
+from tracegrad.ir.ops.control import item, while_loop
 from tracegrad.ir.params import frozen_params
-from tracegrad.ir.types import TensorType, bool_
+from tracegrad.ir.types import StackType, TensorType, Type, bool_
 
 
 def local_cotangent(
@@ -87,6 +91,17 @@ def pullback(
     """
     ys = [y] if isinstance(y, Node) else list(y)
     gs = [g] if isinstance(g, Node) else list(g)
+    return _walk(ys, gs, xs, frozenset())[0]
+
+
+def _walk(
+    ys: Sequence[Node], gs: Sequence[Node | None], xs: Sequence[Node], free: AbstractSet[Node]
+) -> tuple[list[Node | None], dict[Node, Node]]:
+    """The cotangents of `xs`, and the loops and branches that save what their backward reads by
+    those that they are to stand in place of.
+
+    `free` is what backward can read at no cost.
+    """
     builder = Builder.current()
     nodes = order(ys)
     depends = set(xs)
@@ -95,23 +110,60 @@ def pullback(
             depends.add(node)
     received: dict[Node, list[Masked]] = {}
     total: dict[Node, Masked] = {}
+    # The cotangents of the results of loops and branches, by their index.
+    results: dict[Node, dict[int, Node]] = {}
+    replaced: dict[Node, Node] = {}
     for node, cotangent in zip(ys, gs, strict=True):
         if cotangent is not None and node in depends:
             received.setdefault(node, []).append(peel(cotangent))
     outer_loc = builder.loc
     for node in reversed(nodes):
-        if node not in received:
-            continue
         # A line of backward belongs to the line of the user's program that it differentiates.
         builder.loc = node.loc or outer_loc
-        total[node] = add(received.pop(node))
+        if node in results:
+            wanted = [x in depends for x in node.inputs]
+            replaced[node], found = control_cotangents(node, results.pop(node), wanted, free)
+            for x, cotangent in zip(node.inputs, found, strict=True):
+                if cotangent is not None:
+                    received.setdefault(x, []).append(peel(cotangent))
+            continue
+        if node not in received:
+            continue
+        total[node] = _sum(received.pop(node))
+        if node.op is item:
+            # All results of a loop or of branches are looked at together.
+            results.setdefault(node.inputs[0], {})[node.params["index"]] = total[node].node()
+            continue
         for i, x in enumerate(node.inputs):
             if x in depends:
                 local = local_cotangent(node.op, i, total[node], node, node.inputs, node.params)
                 if local is not None:
                     received.setdefault(x, []).append(local)
     builder.loc = outer_loc
-    return [total[x].node() if x in total else None for x in xs]
+    return [total[x].node() if x in total else None for x in xs], replaced
+
+
+def _sum(contributions: list[Masked]) -> Masked:
+    if isinstance(contributions[0].value.type, StackType):
+        return Masked(reduce(add_cotangents, (x.value for x in contributions)))
+    return add(contributions)
+
+
+def control_cotangents(
+    node: Node, given: Mapping[int, Node], wanted: Sequence[bool], free: AbstractSet[Node]
+) -> tuple[Node, list[Node | None]]:
+    """Reverse mode through a loop or branches: the node that saves what backward reads, to stand in
+    place of `node`, and the cotangents of the inputs flagged in `wanted`.
+
+    `given` has the cotangents of results by their index.
+    """
+    # Not above: these differentiate the graphs inside, and so need this module.
+    from tracegrad.ir.branch_gradient import branch_cotangents
+    from tracegrad.ir.loop_gradient import loop_cotangents
+
+    if node.op is while_loop:
+        return loop_cotangents(node, given, wanted)
+    return branch_cotangents(node, given, wanted, free)
 
 
 def order(roots: Sequence[Node]) -> list[Node]:
@@ -131,15 +183,20 @@ def order(roots: Sequence[Node]) -> list[Node]:
 
 
 def joint_graph(
-    graph: Graph, wrt: Sequence[bool], given: Sequence[bool]
+    graph: Graph,
+    wrt: Sequence[bool],
+    given: Sequence[bool],
+    *,
+    free: Sequence[bool] | None = None,
 ) -> tuple[Graph, tuple[bool, ...]]:
     """Forward and backward in one graph, and whether each input flagged in `wrt` has a gradient.
 
     Inputs: those of `graph`, then a cotangent for each output flagged in `given`. Outputs: those of
     `graph`, then the cotangents of the inputs in `wrt` that have one. GraphError if a flag stands
-    at a value that is not floating.
+    at a value that has no cotangent. `free` flags the inputs that backward can read at no cost, all
+    by default: it matters to what branches save.
     """
-    return _differentiated(graph, wrt, given, primal=True)
+    return _differentiated(graph, wrt, given, primal=True, free=free)
 
 
 def gradient_graph(graph: Graph, wrt: Sequence[bool], given: Sequence[bool]) -> Graph:
@@ -152,16 +209,21 @@ def gradient_graph(graph: Graph, wrt: Sequence[bool], given: Sequence[bool]) -> 
     with Builder(f"{graph.name}_gradient") as builder:
         inputs = [builder.input(x.type, x.params["name"], x.loc) for x in reduced.inputs]
         values = iter(inline(builder, reduced, inputs))
-        targets = [x for x, flag in zip(graph.inputs, wrt, strict=True) if flag]
+        targets = [x for x, flag in zip(inputs, wrt, strict=False) if flag]
         outputs = [
-            next(values) if there else zeros(builder, x.type)
+            next(values) if there else zero_cotangent(x)
             for x, there in zip(targets, present, strict=True)
         ]
         return builder.finish(outputs, "gradient")
 
 
 def _differentiated(
-    graph: Graph, wrt: Sequence[bool], given: Sequence[bool], *, primal: bool
+    graph: Graph,
+    wrt: Sequence[bool],
+    given: Sequence[bool],
+    *,
+    primal: bool,
+    free: Sequence[bool] | None = None,
 ) -> tuple[Graph, tuple[bool, ...]]:
     if len(wrt) != len(graph.inputs) or len(given) != len(graph.outputs):
         raise GraphError(f"{graph.name}: one flag for each input and each output is needed")
@@ -169,17 +231,41 @@ def _differentiated(
         xs = [builder.input(x.type, x.params["name"], x.loc) for x in graph.inputs]
         ys = inline(builder, graph, xs)
         gs: list[Node | None] = [
-            builder.input(y.type, f"g{i}") if flag else None
+            builder.input(_cotangent_type(graph, y), f"g{i}") if flag else None
             for i, (y, flag) in enumerate(zip(ys, given, strict=True))
         ]
         targets = [x for x, flag in zip(xs, wrt, strict=True) if flag]
-        for node in (*targets, *(g for g in gs if g is not None)):
-            if not node.dtype.is_floating_point:
-                raise GraphError(f"{graph.name}: {node.type} has no gradient: it is not floating")
-        found = pullback(ys, gs, targets)
+        for x in targets:
+            _cotangent_type(graph, x)
+        flags = [True] * len(xs) if free is None else free
+        free_nodes = {x for x, flag in zip(xs, flags, strict=True) if flag}
+        found, replaced = _walk(ys, gs, targets, free_nodes)
         cotangents = [x for x in found if x is not None]
         joint = builder.finish((*ys, *cotangents) if primal else cotangents, "joint")
-        return joint, tuple(x is not None for x in found)
+        return _substituted(joint, replaced), tuple(x is not None for x in found)
+
+
+def _cotangent_type(graph: Graph, x: Node) -> Type:
+    type = cotangent_type(x.type)
+    if type is None:
+        raise GraphError(f"{graph.name}: {x.type} has no gradient: it is not floating")
+    return type
+
+
+def _substituted(graph: Graph, replaced: Mapping[Node, Node]) -> Graph:
+    """`graph` with other loops and branches in the places of those that they were made from, whose
+    results they have too, at the same indices.
+    """
+    if all(old is new for old, new in replaced.items()):
+        return graph
+    with Builder(graph.name) as builder:
+        builder.inputs.extend(graph.inputs)
+        made: dict[Node, Node] = {x: x for x in graph.inputs}
+        for node in graph.nodes:
+            better = replaced.get(node, node)
+            inputs = [made[x] for x in node.inputs]
+            made[node] = builder.append(better.op, inputs, better.params, node.loc)
+        return builder.finish([made[x] for x in graph.outputs], graph.origin)
 
 
 def zeros(builder: Builder, type: TensorType) -> Node:

@@ -6,13 +6,13 @@ import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from tracegrad.errors import GraphError
 from tracegrad.ir.params import frozen_params
-from tracegrad.ir.types import BY_NUMPY, DType, TensorType
+from tracegrad.ir.types import BY_NUMPY, DType, TensorType, Type
 
 if TYPE_CHECKING:
     from tracegrad.ir.op import Op
@@ -188,7 +188,7 @@ class Builder:
             raise GraphError("an op was called on a node outside of `with Builder():`")
         return stack[-1]
 
-    def input(self, type: TensorType, name: str | None = None, loc: Loc | None = None) -> Node:
+    def input(self, type: Type, name: str | None = None, loc: Loc | None = None) -> Node:
         """A new graph input. Names are made unique."""
         from tracegrad.ir.op import INPUT
 
@@ -198,7 +198,8 @@ class Builder:
         while name in taken:
             suffix += 1
             name = f"{base}_{suffix}"
-        node = Node(INPUT, (), {"name": name}, type, loc)
+        # A node's type is that of a tensor but for what control flow makes.
+        node = Node(INPUT, (), {"name": name}, cast(TensorType, type), loc)
         self.inputs.append(node)
         return node
 

@@ -13,15 +13,16 @@ the problem, and the partitioner of functorch for its solution by flow.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from tracegrad.ir.differentiate import joint_graph
 from tracegrad.ir.graph import Builder, Graph, Node, reachable
 from tracegrad.ir.passes import optimize
+from tracegrad.ir.types import TupleType
 
 # Prices beside the bytes themselves, in bytes: one more array to allocate, pass and wrap; one
 # more array to pass.
@@ -41,6 +42,17 @@ _COSTLY = frozenset({
 })
 # fmt: on
 _FREE = frozenset({"constant", "iota", "reshape", "transpose", "broadcast_to", "slice", "detach"})
+
+
+class Prices(NamedTuple):
+    """What it costs to have a value in backward, in bytes moved.
+
+    saving       of a value of forward, given the set of forward's outputs.
+    recomputing  once more from its operands: 0 for what is free, infinity for what must not be.
+    """
+
+    saving: Callable[[Node, set[Node]], float]
+    recomputing: Callable[[Node], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +99,17 @@ def partition(
     return cut(joint, len(graph.inputs), len(graph.outputs), present)
 
 
-def cut(joint: Graph, n_inputs: int, n_outputs: int, present: tuple[bool, ...]) -> Partition:
-    """Cut a joint graph whose first inputs and outputs are those of forward."""
+def cut(
+    joint: Graph,
+    n_inputs: int,
+    n_outputs: int,
+    present: tuple[bool, ...],
+    prices: Prices | None = None,
+) -> Partition:
+    """Cut a joint graph whose first inputs and outputs are those of forward.
+
+    `prices` defaults to those of a whole program.
+    """
     inputs = joint.inputs[:n_inputs]
     outputs = joint.outputs[:n_outputs]
     backward_nodes = _dependent(joint, joint.inputs[n_inputs:])
@@ -96,7 +117,7 @@ def cut(joint: Graph, n_inputs: int, n_outputs: int, present: tuple[bool, ...]) 
     used = {x for node in joint.nodes if node in backward_nodes for x in node.inputs}
     used.update(joint.outputs[n_outputs:])
     read = [x for x in (*inputs, *forward_nodes) if x in used]
-    chosen = _minimum_cut(inputs, forward_nodes, set(outputs), read)
+    chosen = _minimum_cut(inputs, forward_nodes, set(outputs), read, prices or WHOLE_PROGRAM)
 
     position_of_input = {x: i for i, x in enumerate(inputs)}
     position_of_output = {x: i for i, x in reversed(list(enumerate(outputs)))}
@@ -129,7 +150,11 @@ def _dependent(graph: Graph, roots: Iterable[Node]) -> set[Node]:
 
 
 def _minimum_cut(
-    inputs: Sequence[Node], nodes: Sequence[Node], outputs: set[Node], read: Sequence[Node]
+    inputs: Sequence[Node],
+    nodes: Sequence[Node],
+    outputs: set[Node],
+    read: Sequence[Node],
+    prices: Prices,
 ) -> list[Node]:
     """The values to save, in graph order, so that `read` can be had in backward at the lowest
     price.
@@ -146,17 +171,19 @@ def _minimum_cut(
     edges: list[tuple[int, int, float]] = []
     for x in values:
         entry, leave = 2 * number[x], 2 * number[x] + 1
-        edges.append((entry, leave, _price_of_saving(x, outputs)))
-        price = _price_of_recomputing(x)
+        # The tuple that an op makes is no value; its items are.
+        whole = isinstance(x.type, TupleType)
+        edges.append((entry, leave, np.inf if whole else prices.saving(x, outputs)))
+        price = prices.recomputing(x)
         if price:
             edges.append((source, entry, price))
         edges.extend((2 * number[y] + 1, entry, np.inf) for y in dict.fromkeys(x.inputs))
     edges.extend((2 * number[x] + 1, sink, np.inf) for x in read)
-    starts, ends, prices = map(np.array, zip(*edges, strict=True))
-    finite = np.isfinite(prices)
-    scale = min(1.0, _FINITE / (prices[finite].sum() + len(edges)))
+    starts, ends, costs = map(np.array, zip(*edges, strict=True))
+    finite = np.isfinite(costs)
+    scale = min(1.0, _FINITE / (costs[finite].sum() + len(edges)))
     capacities = np.full(len(edges), _INFINITE, np.int32)
-    capacities[finite] = np.ceil(prices[finite] * scale)
+    capacities[finite] = np.ceil(costs[finite] * scale)
     size = 2 * len(values) + 2
     network = csr_array((capacities, (starts, ends)), shape=(size, size))
     residual = network - maximum_flow(network, source, sink).flow
@@ -187,6 +214,43 @@ def _price_of_recomputing(x: Node) -> float:
     if x.op.family == "movement":
         return x.type.nbytes / 4 + 1
     return np.inf
+
+
+WHOLE_PROGRAM = Prices(_price_of_saving, _price_of_recomputing)
+
+# In the body of a loop, where a value saved is pushed on a stack in every iteration. Scalars are in
+# registers there, so that prices are in sixteenths of a byte: a push and a pop are worth some ten
+# simple operations, a function or a division more.
+_UNIT = 16
+_READ_AGAIN = 4
+_SLOW = frozenset({"div", "sqrt", "rsqrt", "reciprocal", "remainder", "fmod", "floor_divide"})
+
+
+def body_prices(free: set[Node], kept: set[Node]) -> Prices:
+    """Prices in the body of a loop or a branch.
+
+    `free` can be read again as it is, since it does not change from iteration to iteration or is
+    kept for each; so are the outputs in `kept`.
+    """
+
+    def saving(x: Node, outputs: set[Node]) -> float:
+        if x in free or x in kept:
+            return _READ_AGAIN
+        if not x.shape:
+            return _UNIT * (x.type.nbytes + 2)
+        # On a tie what exists as an array anyway.
+        exists = x.op.name == "input" or x in outputs
+        return _UNIT * (2.0 * x.type.nbytes + (8 if exists else 16))
+
+    def recomputing(x: Node) -> float:
+        if x.op.name == "gather" and x.inputs[0] in free:
+            return _UNIT * (x.type.nbytes / 2 + 1)
+        price = _price_of_recomputing(x)
+        if x.shape or x.op.family != "elementwise" or not price:
+            return _UNIT * price
+        return _UNIT * (60.0 if x.op.name in _COSTLY else 5.0 if x.op.name in _SLOW else 1.0)
+
+    return Prices(saving, recomputing)
 
 
 def _late(

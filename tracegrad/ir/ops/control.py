@@ -234,6 +234,23 @@ unset = general(
 )
 
 
+def _infer_depth(stack: Type) -> Any:
+    if not isinstance(stack, StackType):
+        raise ShapeError(f"depth: takes a stack, not {stack}")
+    return INDEX
+
+
+# How many frames a stack holds.
+depth = general(
+    "depth",
+    family="control",
+    infer=_infer_depth,
+    evaluate=lambda stack: np.asarray(len(stack)),
+    vjp=NONDIFFERENTIABLE,
+    samples=[],
+)
+
+
 def items(node: Node) -> list[Node]:
     """Every result of a node whose type is a tuple."""
     assert isinstance(node.type, TupleType)

@@ -1,0 +1,258 @@
+"""Reverse mode through a loop: what the loop must save, and the loop that runs the other way.
+
+The body is differentiated as any graph is, and its joint graph cut in two. What the backward half
+reads of the forward half is pushed on a stack in each iteration, unless it can be read again: the
+position, the constants, the slices, the frames and the rows are the same for the same position,
+whichever way a loop runs. The backward loop runs over the positions in the opposite direction. It
+carries the cotangents of the carries and the sums of the cotangents of the constants; its rows are
+the cotangents of sliced operands, its saved values those of the frames of stacks.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from tracegrad.errors import GraphError
+from tracegrad.ir.cotangents import add_cotangents, has_cotangent, zero_cotangent
+from tracegrad.ir.dependence import through_iterations
+from tracegrad.ir.differentiate import joint_graph
+from tracegrad.ir.graph import Builder, Graph, Node, inline
+from tracegrad.ir.loops import Loop, LoopBuilder, Made, elements, split
+from tracegrad.ir.ops.control import item
+from tracegrad.ir.partition import Partition, body_prices, cut
+from tracegrad.ir.passes import optimize
+from tracegrad.ir.types import StackType
+
+# Where the backward half finds a value: the part of the loop, and the place there.
+_Place = tuple[str, int, int]
+
+Cotangents = list[Node | None]
+
+
+def loop_cotangents(
+    node: Node, given: Mapping[int, Node], wanted: Sequence[bool]
+) -> tuple[Node, Cotangents]:
+    """The loop that saves what its backward reads, to stand in place of `node`, and the cotangents
+    of the node's inputs.
+
+    `given` has the cotangents of results by their index, `wanted` flags the inputs whose cotangents
+    are asked for. Both loops are appended to the current builder. GraphError for a loop that runs
+    in reverse and may stop before its limit: where it began is not known.
+    """
+    loop = Loop.of(node)
+    if loop.reverse and not loop.goes_on:
+        raise GraphError(f"{node!r} runs in reverse and may stop early: it has no backward")
+    flow = _flow(loop, given, wanted[2:])
+    if not any(flow.inputs):
+        return node, [None] * len(node.inputs)
+    parts = _halves(loop, flow)
+    saver = _Saver(loop, parts)
+    augmented = saver.loop.append() if saver.pushed else node
+    return augmented, [None, None, *_backward(saver, flow, given, augmented)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Flow:
+    """Where cotangents go: flags for the loop's carries, for the body's inputs that get one, and
+    for its outputs that have one.
+    """
+
+    carries: list[bool]
+    inputs: list[bool]
+    outputs: list[bool]
+
+
+def _flow(loop: Loop, given: Mapping[int, Node], operands: Sequence[bool]) -> _Flow:
+    carried = len(loop.carry)
+    plain = len(loop.body.inputs) - 1 - sum(loop.frame_sizes)
+    inputs = [False, *operands[:plain]]
+    for flag, size in zip(operands[plain:], loop.frame_sizes, strict=True):
+        inputs += [flag] * size
+    inputs = [flag and has_cotangent(x) for flag, x in zip(inputs, loop.body.inputs, strict=True)]
+    wanted = sum(1 << i for i, flag in enumerate(inputs) if flag)
+    outputs = [False, *(1 + i in given for i in range(carried + loop.stacked))]
+    for k, group in enumerate(loop.made.saved):
+        outputs += [loop.first_stack + k in given and has_cotangent(x) for x in group]
+    # The cotangent of a carry is there if something that has one reaches it by way of any number
+    # of iterations, and it is of use if it so reaches something wanted.
+    reach = through_iterations(loop)
+    reached = 0
+    for bits, flag in zip(reach, outputs, strict=True):
+        reached |= bits if flag else 0
+    carries = []
+    for i, x in enumerate(loop.inner.carry, 1):
+        there = outputs[i] or bool(reached >> i & 1)
+        useful = bool((reach[i] | 1 << i) & wanted)
+        carries.append(there and useful and has_cotangent(x))
+    return _Flow(
+        carries,
+        [inputs[0], *carries, *inputs[1 + carried :]],
+        [outputs[0], *carries, *outputs[1 + carried :]],
+    )
+
+
+def _halves(loop: Loop, flow: _Flow) -> Partition:
+    """The body's joint graph, cut."""
+    carried = len(loop.carry)
+    again = [not 1 <= i <= carried for i in range(len(loop.body.inputs))]
+    joint, present = joint_graph(loop.body, flow.inputs, flow.outputs, free=again)
+    joint = optimize(joint)
+    n_inputs, n_outputs = len(loop.body.inputs), len(loop.body.outputs)
+    free = {x for x, flag in zip(joint.inputs[:n_inputs], again, strict=True) if flag}
+    kept = set(joint.outputs[1 + carried : n_outputs])
+    return cut(joint, n_inputs, n_outputs, present, body_prices(free, kept))
+
+
+class _Saver:
+    """The loop with what its backward reads among its results.
+
+    loop    The augmented loop.
+    places  For each value that the backward half reads, where it is.
+    """
+
+    def __init__(self, loop: Loop, parts: Partition) -> None:
+        forward = parts.forward
+        outputs = forward.outputs[: len(loop.body.outputs)]
+        body = Graph(forward.name, forward.inputs, forward.nodes, outputs, forward.origin)
+        whole = replace(loop, body=body)
+        fixed = _fixed_places(whole)
+        pushed: dict[Node, int] = {}
+        self.parts = parts
+        self.places: list[_Place] = []
+        for saved in parts.saved:
+            x = (forward.inputs if saved.kind == "input" else forward.outputs)[saved.index]
+            place = fixed.get(x)
+            if place is None:
+                place = ("saved", len(loop.saves), pushed.setdefault(x, len(pushed)))
+            self.places.append(place)
+        if pushed:
+            body = replace(body, outputs=(*outputs, *pushed))
+            whole = replace(whole, body=body, saves=(*loop.saves, len(pushed)))
+        self.loop = whole
+        self.pushed = bool(pushed)
+
+
+def _fixed_places(loop: Loop) -> dict[Node, _Place]:
+    """Where to read again what the loop has for each position anyway."""
+    places: dict[Node, _Place] = {}
+    for k, group in enumerate(loop.made.saved):
+        places.update((x, ("saved", k, e)) for e, x in enumerate(group))
+    places.update((x, ("row", i, 0)) for i, x in enumerate(loop.made.rows))
+    inner = loop.inner
+    for k, frame in enumerate(inner.frames):
+        places.update((x, ("frame", k, e)) for e, x in enumerate(frame))
+    places.update((x, ("slice", i, 0)) for i, x in enumerate(inner.slices))
+    places.update((x, ("const", i, 0)) for i, x in enumerate(inner.consts))
+    places[inner.position] = ("position", 0, 0)
+    return places
+
+
+def _backward(saver: _Saver, flow: _Flow, given: Mapping[int, Node], augmented: Node) -> Cotangents:
+    """Append the loop that runs the other way; the cotangents of the loop's operands."""
+    loop = saver.loop
+    outer = Builder.current()
+
+    def result(index: int) -> Node:
+        return outer.append(item, (augmented,), {"index": index})
+
+    present = iter(saver.parts.present)
+    got = [flag and next(present) for flag in flow.inputs]
+    summed = got[1 + len(loop.carry) : 1 + len(loop.carry) + len(loop.consts)]
+    # What the two cotangents at the end of the loop start as.
+    finals = [
+        given.get(1 + i) or zero_cotangent(x)
+        for i, (flag, x) in enumerate(zip(flow.carries, loop.carry, strict=True))
+        if flag
+    ]
+    zeros = [zero_cotangent(x) for flag, x in zip(summed, loop.consts, strict=True) if flag]
+    limit = loop.limit if loop.goes_on else result(0)
+    go = outer.constant(True)
+    with LoopBuilder(f"{loop.body.name}_backward") as inside:
+        gs = [inside.carry(x, "g") for x in finals]
+        sums = [inside.carry(x, "sum") for x in zeros]
+        rows = [
+            inside.slice(given[i], "g_row")
+            for i in range(loop.first_row, loop.first_stack)
+            if i in given
+        ]
+        frames = [
+            x
+            for i in range(loop.first_stack, len(elements(augmented)))
+            if i in given
+            for x in inside.frame(given[i], "g_saved")
+        ]
+        read = [_read(place, loop, inside, result) for place in saver.places]
+        found = iter(inline(inside.body, saver.parts.backward, [*read, *gs, *rows, *frames]))
+        cotangents = [next(found) if flag else None for flag in got]
+        made, indices = _sorted(loop, flow, cotangents, gs, sums, inside)
+        backward = inside.finish(
+            limit, go, made, length=loop.length, reverse=not loop.reverse, origin="backward"
+        )
+    node = backward.append()
+    return [None if i is None else item(node, index=i) for i in indices]
+
+
+def _read(place: _Place, loop: Loop, inside: LoopBuilder, result: Callable[[int], Node]) -> Node:
+    """The value at `place` of the forward loop, in the body of the backward loop."""
+    part, i, e = place
+    if part == "const":
+        return inside.const(loop.consts[i], _name(loop.inner.consts[i]))
+    if part == "slice":
+        return inside.slice(loop.xs[i], _name(loop.inner.slices[i]))
+    if part == "frame":
+        return inside.frame(loop.stacks[i], "saved")[e]
+    if part == "row":
+        return inside.slice(result(loop.first_row + i), "row")
+    if part == "saved":
+        return inside.frame(result(loop.first_stack + i), "saved")[e]
+    return inside.position
+
+
+def _name(x: Node) -> str:
+    return str(x.params["name"])
+
+
+def _sorted(
+    loop: Loop,
+    flow: _Flow,
+    cotangents: Sequence[Node | None],
+    gs: Sequence[Node],
+    sums: Sequence[Node],
+    inside: LoopBuilder,
+) -> tuple[Made, list[int | None]]:
+    """What the backward body makes of the cotangents of the forward body's inputs, and for each
+    operand of the forward loop which result of the backward loop is its cotangent.
+    """
+    sizes = (1, len(loop.carry), len(loop.consts), len(loop.xs))
+    _, carry, consts, slices, rest = split(cotangents, sizes)
+    frames = split(rest, loop.frame_sizes)[:-1]
+    carried = [x for x, flag in zip(carry, flow.carries, strict=True) if flag]
+    after = [x or zero_cotangent(g) for x, g in zip(carried, gs, strict=True)]
+    totals = [add_cotangents(a, x) for a, x in zip(sums, filter(None, consts), strict=True)]
+    rows = [x for x in slices if x]
+    groups = [
+        _group(loop, k, frame, inside) if any(frame) else None for k, frame in enumerate(frames)
+    ]
+    saved = tuple(x for x in groups if x)
+    made = Made(inside.body.constant(True), (*after, *totals), tuple(rows), saved)
+    there = [*flow.carries, *map(bool, consts), *map(bool, slices), *map(bool, groups)]
+    indices = itertools.count(1)
+    return made, [next(indices) if flag else None for flag in there]
+
+
+def _group(
+    loop: Loop, k: int, frame: Sequence[Node | None], inside: LoopBuilder
+) -> tuple[Node, ...]:
+    """The cotangents of the frame of a stack, zeros where there is none."""
+    inner = loop.inner.frames[k]
+    return tuple(
+        g or zero_cotangent(inside.frame(loop.stacks[k], "saved")[e] if _is_stack(x) else x)
+        for e, (g, x) in enumerate(zip(frame, inner, strict=True))
+        if has_cotangent(x)
+    )
+
+
+def _is_stack(x: Node) -> bool:
+    return isinstance(x.type, StackType)
