@@ -404,20 +404,23 @@ def test_floats_are_dynamic() -> None:
 
 def test_python_runs_only_while_tracing() -> None:
     seen: list[tg.Tensor] = []
+    counts = {"calls": 0}
 
     def function(x: tg.Tensor) -> tg.Tensor:
         seen.append(x * 2)
+        counts["calls"] += 1
         return x + 1
 
     compiled = tg.compile(function)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        for _ in range(3):
-            assert compiled(tg.ones(())).item() == 2
-    assert len(seen) == 1
-    assert seen[0].item() == 2
+        for value in (1.0, 2.0, 3.0):
+            assert compiled(tg.tensor(value)).item() == value + 1
+    # Tensors are put where the function puts them at every call; a number is not counted up.
+    assert [x.item() for x in seen] == [2, 4, 6]
+    assert counts == {"calls": 1}
     (warning,) = caught
-    assert "seen" in str(warning.message)
+    assert "counts['calls']: 0 -> 1" in str(warning.message)
     assert warning.filename == __file__
 
 

@@ -32,7 +32,7 @@ class Path:
     `read(arguments)` is what stands at its end now; `arguments` are the flat arguments of the call.
     """
 
-    __slots__ = ("_key", "_text", "position", "read", "remove", "store")
+    __slots__ = ("_key", "_text", "name", "position", "read", "store")
 
     def __init__(
         self,
@@ -41,13 +41,14 @@ class Path:
         read: Callable[[Sequence[Any]], Any],
         store: Callable[[Sequence[Any], Any], None] | None = None,
         position: int | None = None,
-        remove: Callable[[Sequence[Any]], None] | None = None,
+        name: str = "",
     ) -> None:
         self._key = key
         self._text = text
         self.read = read
         self.store = store
-        self.remove = remove
+        # Of a variable or an attribute its name; of an item that of the container.
+        self.name = name
         # Of a path that is a flat argument itself, which one.
         self.position = position
 
@@ -74,10 +75,7 @@ class Path:
         def read(arguments: Sequence[Any]) -> Any:
             return getattr(parent(arguments), name)
 
-        def store(arguments: Sequence[Any], value: Any) -> None:
-            setattr(parent(arguments), name, value)
-
-        return Path((self._key, "attribute", name), f"{self._text}.{name}", read, store)
+        return Path((self._key, "attribute", name), f"{self._text}.{name}", read, name=name)
 
     def item(self, key: Any) -> Path:
         """On to the item at `key`."""
@@ -86,32 +84,34 @@ class Path:
         def read(arguments: Sequence[Any]) -> Any:
             return parent(arguments)[key]
 
-        def store(arguments: Sequence[Any], value: Any) -> None:
-            parent(arguments)[key] = value
-
-        def remove(arguments: Sequence[Any]) -> None:
-            del parent(arguments)[key]
-
         text = f"{self._text}[{key!r}]"
-        return Path((self._key, "item", type(key), key), text, read, store, None, remove)
+        return Path((self._key, "item", type(key), key), text, read, name=self.name)
 
 
 def of_global(names: dict[str, Any], name: str) -> Path:
     """The global `name` of a module whose dictionary is `names`."""
 
     def store(arguments: Sequence[Any], value: Any) -> None:
-        names[name] = value
+        if value is MISSING:
+            names.pop(name, None)
+        else:
+            names[name] = value
 
-    return Path(("global", id(names), name), name, lambda arguments: names[name], store)
+    key = "global", id(names), name
+    return Path(key, name, lambda arguments: names[name], store, name=name)
 
 
 def of_cell(cell: CellType, name: str) -> Path:
     """The variable `name` of an enclosing function."""
 
     def store(arguments: Sequence[Any], value: Any) -> None:
-        cell.cell_contents = value
+        if value is MISSING:
+            del cell.cell_contents
+        else:
+            cell.cell_contents = value
 
-    return Path(("cell", id(cell)), name, lambda arguments: cell.cell_contents, store)
+    key = "cell", id(cell)
+    return Path(key, name, lambda arguments: cell.cell_contents, store, name=name)
 
 
 def of_object(value: Any, text: str) -> Path:
@@ -141,13 +141,13 @@ def of_argument(position: int, text: str) -> Path:
     return Path(("argument", position), text, lambda arguments: arguments[position], None, position)
 
 
-def of_call(position: int) -> Path:
-    """An argument as it was given, container or not, of a call whose arguments have containers."""
+def of_call(place: int | str, text: str) -> Path:
+    """An argument as it was given, container or not, by position or by keyword."""
 
     def read(arguments: Any) -> Any:
-        return arguments.args[position]
+        return arguments.args[place] if isinstance(place, int) else arguments.kwargs[place]
 
-    return Path(("call", position), f"argument {position}", read)
+    return Path(("call", place), text, read, name=text)
 
 
 def of_generator(part: str) -> Path:

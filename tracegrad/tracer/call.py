@@ -46,11 +46,16 @@ def finish(tree: Tree, path: Path, run: Run, inputs: Sequence[Any], leaves: Sequ
     for i, gradient in path.end.gradients:
         made[i]._grad = made[gradient]
     stores = path.end.stores
-    if stores:
-        for place, value in zip(stores, made[-len(stores) :], strict=True):
-            assert place.store is not None
-            place.store(leaves, value)
-    return path.build(made)
+    if not stores:
+        return path.build(made)
+    returned = path.build(made)
+    start = len(made) - sum([store.count for store in stores])
+    # What is changed is found before anything is: a store can exchange the way to another one.
+    targets = [store.target(leaves) for store in stores]
+    for store, target in zip(stores, targets, strict=True):
+        store.apply(target, leaves, made[start : start + store.count])
+        start += store.count
+    return returned
 
 
 def _result(
@@ -88,6 +93,8 @@ def _result(
         elif result.leaf:
             tensor._requires_grad = True
         return tensor
+    if kind == "reached":
+        return result.constant.read(leaves)
     if kind == "constant":
         value = result.constant
         return value.copy() if isinstance(value, np.ndarray) else value

@@ -7,7 +7,6 @@ it, and plain values and functions, which guard a trace by being the same at eac
 
 from __future__ import annotations
 
-import dis
 import functools
 import sys
 from collections import deque
@@ -19,6 +18,7 @@ import numpy as np
 
 from tracegrad.tracer import access
 from tracegrad.tracer.access import MISSING, Path
+from tracegrad.tracer.code_reading import names_in
 from tracegrad.tracer.location import PACKAGE
 from tracegrad.tracer.tensor import Tensor
 
@@ -38,8 +38,8 @@ _SCALARS = (bool, int, float, complex, str, bytes, type(None), set, frozenset, n
 # What is compared by value; all else by identity.
 _COMPARED: tuple[type, ...] = (*_SCALARS, list, tuple)
 _MOST_OBJECTS = 20_000
-_GLOBAL_LOADS = frozenset({"LOAD_GLOBAL", "LOAD_NAME"})
-_ATTRIBUTE_LOADS = frozenset({"LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"})
+# Containers that a function can add to without asking what they hold.
+_GROWING = (list, dict, set, deque)
 
 
 class Guard:
@@ -132,24 +132,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-@functools.lru_cache(maxsize=4096)
-def names_in(code: CodeType) -> tuple[frozenset[str], frozenset[str]]:
-    """Global names and attribute names that `code` reads, in functions defined within it too."""
-    loaded: set[str] = set()
-    attributes: set[str] = set()
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in _GLOBAL_LOADS:
-            loaded.add(instruction.argval)
-        elif instruction.opname in _ATTRIBUTE_LOADS:
-            attributes.add(instruction.argval)
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            inner = names_in(constant)
-            loaded |= inner[0]
-            attributes |= inner[1]
-    return frozenset(loaded), frozenset(attributes)
-
-
 def is_constant_code(value: Any) -> bool:
     """Whether `value` belongs to a package whose code nobody changes while a program runs."""
     module = getattr(value, "__module__", None) or ""
@@ -167,11 +149,14 @@ def _has_open_attributes(value: Any) -> bool:
 class Survey:
     """Everything that a function can reach by the names in its code, as it stands now.
 
-    tensors   path of each tensor, by identity.
-    arrays    the same of NumPy arrays.
-    guards    plain values and functions.
-    contents  the elements of each array that the code names, by identity of the array.
-    twins     pairs of paths that lead to one object.
+    tensors    path of each tensor, by identity.
+    arrays     the same of NumPy arrays.
+    guards     plain values and functions.
+    contents   the elements of each array that the code names, by identity of the array.
+    twins      pairs of paths that lead to one object.
+    variables  globals and variables of enclosing functions, there or not.
+    objects    path of each object that can be changed, and the object, by identity.
+    codes      the user's code that was met.
 
     `opaque`: arguments that are no tensors, numbers or containers of them.
     """
@@ -181,15 +166,21 @@ class Survey:
         self.arrays: dict[int, Path] = {}
         self.guards: list[Guard] = []
         self.twins: list[tuple[Path, Path]] = []
+        self.variables: dict[Path, None] = {}
+        self.objects: dict[int, tuple[Path, Any]] = {}
+        self.codes: dict[CodeType, None] = {}
+        self.set_attributes: frozenset[str] = frozenset()
         # Identities are used as keys, so everything met stays alive as long as the survey.
         self._kept: list[Any] = []
         self._attributes: frozenset[str] = frozenset()
+        self._mentioned: frozenset[str] = frozenset()
+        self._used: frozenset[str] = frozenset()
         roots = [(access.of_object(value, _name_of(value)), value) for value in (function, *opaque)]
         while True:
             # A function met late can name attributes of objects met before: walk until none is new.
-            before = self._attributes
+            before = self._attributes, self._mentioned, self._used, self.set_attributes
             self._walk(roots)
-            if self._attributes == before:
+            if (self._attributes, self._mentioned, self._used, self.set_attributes) == before:
                 break
         self.contents = {
             id(array): ContentGuard(path, array)
@@ -210,12 +201,19 @@ class Survey:
         self.arrays.clear()
         self.guards.clear()
         self.twins.clear()
+        self.objects.clear()
         self._named_arrays: list[tuple[Path, np.ndarray[Any, Any]]] = []
         self._seen: dict[int, Path] = {}
         self._guarded: set[Path] = set()
         work = deque((path, value, False) for path, value in roots)
         while work and len(self._seen) < _MOST_OBJECTS:
             path, value, named = work.popleft()
+            if isinstance(value, _GROWING):
+                self.objects.setdefault(id(value), (path, value))
+                if path.name in self._mentioned and path.name not in self._used:
+                    # Only added to: what it holds makes no difference, and it may be long.
+                    self._kept.append(value)
+                    continue
             if isinstance(value, _SCALARS):
                 if named:
                     self._guard(path, value)
@@ -260,17 +258,25 @@ class Survey:
             yield path.attribute("args"), value.args, True
             yield path.attribute("keywords"), value.keywords, True
         elif isinstance(value, ModuleType):
+            self._changeable(path, value)
             if value.__name__.partition(".")[0] not in _CONSTANT_PACKAGES:
                 for name in sorted(self._attributes & vars(value).keys()):
                     yield path.attribute(name), vars(value)[name], True
         elif isinstance(value, type):
             if not is_constant_code(value):
+                self._changeable(path, value)
                 yield from self._of_class(path, value)
         elif hasattr(value, "__wrapped__") and callable(value):
             # A compiled function, or any other wrapper that says what it wraps.
             yield path.attribute("__wrapped__"), value.__wrapped__, True
         elif not isinstance(value, BuiltinFunctionType) and _has_open_attributes(value):
+            self.objects[id(value)] = path, value
             yield from self._of_instance(path, value)
+
+    def _changeable(self, path: Path, value: Any) -> None:
+        """A class, function or module: its attributes can be set, but seldom are."""
+        if self.set_attributes:
+            self.objects[id(value)] = path, value
 
     def _of_function(self, path: Path, function: FunctionType) -> Iterator[tuple[Path, Any, bool]]:
         if is_constant_code(function):
@@ -280,15 +286,25 @@ class Survey:
         # own code does not change: only the functions that it wraps are followed.
         ours = code.co_filename.startswith(PACKAGE)
         if not ours:
-            loaded, attributes = names_in(code)
-            self._attributes |= attributes
+            self.codes[code] = None
+            found = names_in(code)
+            self._attributes |= found.attributes
+            self.set_attributes |= found.set_attributes
+            self._mentioned |= found.loaded | found.attributes | frozenset(code.co_freevars)
+            self._used |= found.used
             names = function.__globals__
-            for name in sorted(loaded):
+            for name in sorted(found.loaded | found.stored):
+                global_path = access.of_global(names, name)
                 if name in names:
-                    yield access.of_global(names, name), names[name], True
+                    yield global_path, names[name], name in found.loaded
+                if name in found.stored:
+                    self.variables[global_path] = None
+            self._changeable(path, function)
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             cell_path = access.of_cell(cell, name)
             value = cell_path.get(())
+            if not ours:
+                self.variables[cell_path] = None
             if value is not MISSING:
                 yield cell_path, value, not ours
         if function.__defaults__:

@@ -14,6 +14,7 @@ from tracegrad.config import config
 from tracegrad.errors import ArgumentError, TraceLimitWarning
 from tracegrad.log import log
 from tracegrad.tracer import call, program, promotion, scalars
+from tracegrad.tracer.access import Path
 from tracegrad.tracer.captures import Survey
 from tracegrad.tracer.history import Event, describe, explain_miss
 from tracegrad.tracer.inputs import AliasesMatter
@@ -52,6 +53,7 @@ class CompiledFunction(Inspection):
         self._lock = threading.RLock()
         self._clock = 0
         self._warned = False
+        self._announced: set[Path] = set()
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """As a method: bound to the instance."""
@@ -113,8 +115,7 @@ class CompiledFunction(Inspection):
 
     def _nested_key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], Key]:
         """Leaves and key of a call whose arguments are not all tensors and floats."""
-        leaves = CallLeaves()
-        leaves.args = args
+        leaves = CallLeaves(args, kwargs)
         described = tuple(self._describe(args, kwargs, leaves).items())
         modes = state.grad_enabled, promotion._default
         return leaves, (modes, described, tuple(map(leaf_key, leaves)))
@@ -196,7 +197,7 @@ class CompiledFunction(Inspection):
         described = self._describe(args, kwargs, [])
         fields = describe(described, leaves)
         reason = explain_miss(self.specialisations, key, fields, leaves)
-        found = Specialisation(self.name, key, fields, self.statistics)
+        found = Specialisation(self.name, key, fields, self.statistics, self._announced)
         inputs = self._record(found, reason, described, leaves, args, kwargs, ())
         self.specialisations.append(found)
         self._by_key.setdefault(key, []).insert(0, found)
@@ -264,8 +265,7 @@ class CompiledFunction(Inspection):
         if not args and not kwargs:
             return self.specialisations
         args, kwargs = self._binder.bind(args, kwargs)
-        leaves = CallLeaves()
-        leaves.args = args
+        leaves = CallLeaves(args, kwargs)
         self._describe(args, kwargs, leaves)
         key = self._key(leaves, args, kwargs)
         for found in self._by_key.get(key, ()):

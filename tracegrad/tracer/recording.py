@@ -16,6 +16,7 @@ from tracegrad.tracer.structure import Description
 
 if TYPE_CHECKING:
     from tracegrad.tracer.scopes import Scope
+    from tracegrad.tracer.stores import Store
 
 Ref = tuple[int, int]
 """A value of a trace: number of the segment, position of its node there. Segment -1: the inputs."""
@@ -109,7 +110,8 @@ class Result:
 
     kind     "value": computed, at `ref`. "input": the argument or captured object itself. "view": a
              view of an input, remade by `steps`, cut from the tape if `detached`. "constant": the
-             object `constant`, which does not depend on the call.
+             object `constant`, which does not depend on the call. "reached": what stands at the
+             path `constant` before anything is stored.
     weak     a Python number comes out.
     twin     the number of an earlier result that is this very tensor; -1 - number if it is another
              tensor on the same memory.
@@ -166,8 +168,8 @@ class Flag:
 class End:
     """How a path ends: what is returned and what is written.
 
-    `results` has the leaves of what is returned, then gradients of results, then what is put into
-    the places `stores`. `gradients`: (result, the result that is its `.grad`).
+    `results` has the leaves of what is returned, then gradients of results, then those of what each
+    of `stores` puts somewhere. `gradients`: (result, the result that is its `.grad`).
     """
 
     structure: Description
@@ -175,7 +177,7 @@ class End:
     writes: tuple[Write, ...]
     grad_writes: tuple[GradWrite, ...]
     flags: tuple[Flag, ...]
-    stores: tuple[Path, ...] = ()
+    stores: tuple[Store, ...] = ()
     gradients: tuple[tuple[int, int], ...] = ()
     draws: int = 0
     generator: tuple[int, int] | None = None

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 
-from tracegrad.errors import SideEffectWarning
 from tracegrad.tracer.access import Path as AccessPath
 from tracegrad.tracer.captures import Guard, Survey
+from tracegrad.tracer.code_reading import announce
 from tracegrad.tracer.recorder import Recorder
 from tracegrad.tracer.recording import Trace
 from tracegrad.tracer.signature import TensorKey, key_of, key_of_array
@@ -28,12 +27,19 @@ class Specialisation:
     same      pairs of ways that have to lead to one object, as they did.
     pattern   which inputs share memory, where the function writes into inputs.
     aliases   views among the inputs are represented by their bases.
+    announced changes of Python objects that a warning told of, of all specialisations together.
     """
 
     def __init__(
-        self, name: str, key: tuple[Hashable, ...], fields: dict[str, str], statistics: Statistics
+        self,
+        name: str,
+        key: tuple[Hashable, ...],
+        fields: dict[str, str],
+        statistics: Statistics,
+        announced: set[AccessPath],
     ) -> None:
         self.key = key
+        self.announced = announced
         self.fields = fields
         self.aliases = False
         self.tree = Tree(name, statistics)
@@ -64,7 +70,7 @@ class Specialisation:
             if (type(guard), guard.path) not in self._guarded:
                 self._guarded.add((type(guard), guard.path))
                 self.guards.append(guard)
-        self._drop_changed(leaves)
+        self._drop_changed(survey, leaves)
         known = set(self.same)
         self.same.extend(pair for pair in survey.twins if pair not in known)
         for item in inputs:
@@ -96,23 +102,17 @@ class Specialisation:
             and self.tree.positions == list(range(len(leaves)))
         )
 
-    def _drop_changed(self, leaves: Sequence[Any]) -> None:
-        """Stop guarding what the function itself changed while it was traced, and say so.
+    def _drop_changed(self, survey: Survey, leaves: Sequence[Any]) -> None:
+        """Stop guarding the numbers that the function counted up while it was traced, and say so.
 
-        It would never match again, and compiled code does not repeat the change.
+        They would never match again, and compiled code does not repeat the change.
         """
         changed = [guard for guard in self.guards if not guard.holds(leaves)]
-        if not changed:
-            return
         self.guards = [guard for guard in self.guards if guard not in changed]
-        listed = ", ".join(guard.difference(leaves) for guard in changed)
-        warnings.warn(
-            f"{self.tree.name} changed Python objects while it was traced ({listed}). Compiled "
-            "code computes tensors and does not repeat such changes: return the value instead, and "
-            "change the object outside of the function",
-            SideEffectWarning,
-            stacklevel=7,
-        )
+        for guard in changed:
+            if guard.path not in self.announced:
+                self.announced.add(guard.path)
+                announce(self.tree.name, guard.path, guard.difference(leaves), survey.codes)
 
     def forget_tensors(self) -> None:
         """Do not keep the tensors of the traced call alive."""

@@ -11,7 +11,7 @@ import numpy as np
 from tracegrad.errors import TraceError
 from tracegrad.tracer import access, late_hooks
 from tracegrad.tracer.captures import Survey
-from tracegrad.tracer.inputs import parent_of, storage_of
+from tracegrad.tracer.inputs import AliasesMatter, parent_of, storage_of
 from tracegrad.tracer.recorder import Recorder
 from tracegrad.tracer.recording import (
     End,
@@ -25,8 +25,8 @@ from tracegrad.tracer.recording import (
     Write,
 )
 from tracegrad.tracer.state import state
-from tracegrad.tracer.stores import Places
-from tracegrad.tracer.structure import flatten, statics, substitute
+from tracegrad.tracer.stores import Places, Reached, take_apart
+from tracegrad.tracer.structure import statics, substitute
 from tracegrad.tracer.tape import Node, OpNode, accumulator, mark
 from tracegrad.tracer.tensor import Tensor, wrap
 from tracegrad.tracer.views import freeze
@@ -63,7 +63,8 @@ def record(
         name: substitute(kwargs[name], lambda leaf: next(remaining)) for name in sorted(kwargs)
     }
     recorder = Recorder(arguments, survey, known, aliases=aliases, script=script)
-    places = Places(survey, (*own, *rest), leaves)
+    places = Places(survey, (*own, *rest), kwargs, leaves)
+    starts_anew = False
     before = state.grad_enabled
     since = mark()
     state.recorder = recorder
@@ -71,10 +72,14 @@ def record(
         result = function(*own, *rest, **kwargs)
         end = _end(recorder, result, [tensor for _, tensor in stand_ins], places, since)
         end.draws, end.generator = recorder.draws.end()
+    except AliasesMatter:
+        # The function will run once more for this call.
+        starts_anew = True
+        raise
     finally:
         state.recorder = None
         state.grad_enabled = before
-        places.restore(places.changes())
+        places.restore(everything=starts_anew)
         recorder.undo.revert()
         late_hooks.take_back(recorder, since)
         recorder.draws.restore()
@@ -100,15 +105,15 @@ def _end(
     recorder: Recorder, returned: Any, stand_ins: Sequence[Tensor], places: Places, since: int
 ) -> End:
     found: list[Any] = []
-    structure = flatten(returned, found, objects=True)
+    structure = take_apart(returned, found, places.known)
     for value in statics(structure):
         if isinstance(value, Iterator):
             raise TraceError(
                 f"a compiled function returned a {type(value).__name__}, which can be read only "
                 "once: return a list of it"
             )
-    changes = places.changes()
-    stored = [now for _, _, now in changes]
+    stores = places.stores()
+    stored = [leaf for store in stores for leaf in store.take_apart(places.known)]
     count = len(found)
     gradients = _gradients(recorder, found, stored)
     found += [gradient for _, gradient in gradients] + stored
@@ -150,7 +155,7 @@ def _end(
         tuple(writes),
         _grad_writes(recorder, owners),
         _flags(recorder),
-        tuple(path for path, _, _ in changes),
+        tuple(stores),
         tuple((i, count + k) for k, (i, _) in enumerate(gradients)),
     )
 
@@ -191,6 +196,8 @@ def _refuse_open_leaves(found: Sequence[Any], results: Sequence[Result]) -> None
 
 
 def _result(recorder: Recorder, leaf: Any, stand_ins: Sequence[Tensor]) -> Result:
+    if isinstance(leaf, Reached):
+        return Result("reached", (-1, -1), constant=leaf.path)
     if not isinstance(leaf, Tensor):
         for tensor in stand_ins:
             if isinstance(leaf, np.ndarray) and tensor._array is leaf:
