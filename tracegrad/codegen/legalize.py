@@ -7,6 +7,7 @@ import math
 from tracegrad.codegen.schedule import BLOCK, LARGE, MIN_ROWS
 from tracegrad.ir.graph import Builder, Graph, Node, scalar_value
 from tracegrad.ir.op import OPS
+from tracegrad.ir.ops.control import graphs_of, is_control, with_graphs
 
 
 def legalize(graph: Graph) -> Graph:
@@ -24,6 +25,10 @@ def legalize(graph: Graph) -> Graph:
                 new[node] = product_as_sum(*inputs)
             elif node.op.family == "reduction" and is_whole(node):
                 new[node] = in_stages(node, inputs[0])
+            elif is_control(node):
+                graphs = [legalize(x) for x in graphs_of(node)]
+                params = with_graphs(node, graphs)
+                new[node] = builder.append(node.op, inputs, params, node.loc)
             elif node.op.name == "gather" and picks_in_rows(inputs[0], inputs[1:]):
                 new[node] = picked(inputs[0], inputs[2])
             elif node.op.name == "scatter_add" and adds_to_zero_rows(*inputs):

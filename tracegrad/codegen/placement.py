@@ -66,6 +66,10 @@ CALLS = frozenset({"matmul", "cumsum", "cumprod", "sort", "argsort", "nonzero"})
 """Ops that have a template of their own, and want their operands in memory."""
 
 
+CONTROL = frozenset({"while_loop", "cond"})
+"""Ops that are native control flow, and want their operands in memory or in registers."""
+
+
 class NotAffineError(Exception):
     """A reshape whose source, `node`, has to be in memory."""
 
@@ -75,19 +79,23 @@ class NotAffineError(Exception):
 
 
 def choose_roots(
-    graph: Graph, places: dict[Node, View], placed: set[Node]
+    graph: Graph, places: dict[Node, View], placed: set[Node], *, inside: bool = False
 ) -> tuple[set[Node], list[Node]]:
     """The roots of `graph`, and the strided inputs that have to be copied first.
 
-    `places` tells where the inputs are; `placed` are values that must get memory besides.
+    `places` tells where the inputs are; `placed` are values that must get memory besides. `inside`
+    of control flow, where a value of no dimensions costs only a register, it is computed once.
     """
-    choice = _Choice(graph, places, placed)
+    choice = _Choice(graph, places, placed, inside)
     roots = choice.choose_roots()
     return roots, [x for x in choice.copied if not places[x].is_contiguous()]
 
 
 class _Choice:
-    def __init__(self, graph: Graph, places: dict[Node, View], placed: set[Node]) -> None:
+    def __init__(
+        self, graph: Graph, places: dict[Node, View], placed: set[Node], inside: bool
+    ) -> None:
+        self.inside = inside
         self.graph = graph
         self.places = places
         self.placed = placed
@@ -102,6 +110,8 @@ class _Choice:
         for node in self.graph.nodes:
             for x in dict.fromkeys(node.inputs):
                 readers[x] = readers.get(x, 0) + 1
+                if self.inside and is_scalar_operand(x, node):
+                    roots.add(x)
         for node in self.graph.nodes:
             name = node.op.name
             family = node.op.family
@@ -109,12 +119,13 @@ class _Choice:
             if name == "gather":
                 fused = True
                 self.place_source(node.inputs[0], roots)
-            if name in CALLS:
+            if name in CALLS or name in CONTROL:
                 for x in node.inputs:
                     self.place_source(x, roots)
             if name == "reshape" and self.needs_memory(node):
                 self.place(node.inputs[0], roots)
-            if not fused or node in roots:
+            taken = name == "gather" and self.inside and not node.shape
+            if not fused or taken or node in roots:
                 roots.add(node)
                 weight[node] = 0
                 continue
@@ -158,6 +169,13 @@ class _Choice:
             self.copied[node] = None
         elif node.op.name != "constant":
             roots.add(node)
+
+
+def is_scalar_operand(x: Node, user: Node) -> bool:
+    """Whether an array is computed from `x`, which has no dimensions: it is then computed first,
+    and not for each element.
+    """
+    return not x.shape and bool(user.shape) and x.op.family in ("elementwise", "indexing")
 
 
 def view_of(node: Node, places: dict[Node, View]) -> View | None:

@@ -11,7 +11,10 @@ is linear.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
+from tracegrad.codegen import control
 from tracegrad.codegen.affine import (
     VIEWS,
     Index,
@@ -23,8 +26,16 @@ from tracegrad.codegen.affine import (
     squeeze,
     through,
 )
+from tracegrad.codegen.in_place import Updates, plan_updates
 from tracegrad.codegen.pieces import Piece, pieces_of
-from tracegrad.codegen.placement import CALLS, FILLED, NotAffineError, choose_roots, view_of
+from tracegrad.codegen.placement import (
+    CALLS,
+    CONTROL,
+    FILLED,
+    NotAffineError,
+    choose_roots,
+    view_of,
+)
 from tracegrad.codegen.steps import (
     Buffer,
     Call,
@@ -36,7 +47,9 @@ from tracegrad.codegen.steps import (
     is_column,
     squeezed_axes,
 )
-from tracegrad.ir.graph import Graph, Node
+from tracegrad.ir.graph import Builder, Graph, Node
+from tracegrad.ir.ops.control import is_control
+from tracegrad.ir.types import StackType, int64
 
 # How many kernels, counted from the last, a root may join.
 LOOK_BACK = 8
@@ -47,44 +60,91 @@ MAX_OPS = 320
 # A row kernel of fewer rows than this runs its passes on one thread, which large rows should not.
 MIN_ROWS = 8
 LARGE = 1 << 16
+# Words that describe the memory of a stack, see `primitives.regions`.
+ARENA_WORDS = 8
 # Elements that one block of a whole-array reduction covers.
 BLOCK = 1 << 14
 
 
 def schedule(graph: Graph, layouts: list[Shape | None]) -> Schedule:
     """Plan `graph`, whose inputs have the given element strides (None: C-contiguous)."""
+    inputs = [_memory("input", node, position) for position, node in enumerate(graph.inputs)]
+    views = [
+        View(buffer, 0, layout or row_major(node.shape), node.shape)
+        for buffer, node, layout in zip(inputs, graph.inputs, layouts, strict=True)
+    ]
+    return scheduled(graph, views, lambda scheduler: scheduler.run(inputs))
+
+
+def scheduled(
+    graph: Graph,
+    views: list[View],
+    plan: Callable[[Scheduler], Any],
+    owned: set[Buffer] | None = None,
+) -> Any:
+    """What `plan` makes of a scheduler for `graph`, which is begun anew when a reshape turns out to
+    need its source in memory.
+    """
     placed: set[Node] = set()
     while True:
         try:
-            return _Scheduler(graph, layouts, placed).run()
+            return plan(Scheduler(graph, views, placed, owned))
         except NotAffineError as failure:
             # Rare: the reshape looked affine on its own, but is not where a consumer reads it.
             placed.add(failure.node)
 
 
-class _Scheduler:
-    def __init__(self, graph: Graph, layouts: list[Shape | None], placed: set[Node]) -> None:
+def _memory(kind: str, node: Node, position: int = 0) -> Buffer:
+    """A buffer for the value of a node; of a stack, for the words of its arena."""
+    if isinstance(node.type, StackType):
+        return Buffer(kind, int64, ARENA_WORDS, position)
+    return Buffer(kind, node.dtype, node.type.size, position)
+
+
+class Scheduler:
+    """Plans the steps of one graph, whose inputs are at the given places.
+
+    `owned`, of a graph within control flow: the buffers among its inputs that it may overwrite once
+    their values are dead; None for a whole program. Within control flow values of no dimensions
+    are in registers.
+    """
+
+    def __init__(
+        self, graph: Graph, views: list[View], placed: set[Node], owned: set[Buffer] | None
+    ) -> None:
         self.graph = graph
         self.steps: list[Step] = []
-        self.places: dict[Node, View] = {}
-        self.step_of: dict[Node, int] = {}
+        self.places: dict[Node, View] = dict(zip(graph.inputs, views, strict=True))
+        self.step_of: dict[Node, int] = dict.fromkeys(graph.inputs, -1)
         self.copies: dict[Node, View] = {}
         self.ops_of: dict[Node, int] = {}
         self.handed_over: set[Node] = set()
         self.read_by: dict[Node, set[int]] = {}
         self.buffers: list[Buffer] = []
-        self.inputs: list[Buffer] = []
-        for position, (node, layout) in enumerate(zip(graph.inputs, layouts, strict=True)):
-            buffer = self.buffer("input", node, position)
-            self.inputs.append(buffer)
-            self.places[node] = View(buffer, 0, layout or row_major(node.shape), node.shape)
-            self.step_of[node] = -1
-        self.roots, copied = choose_roots(graph, self.places, placed)
+        self.owned = owned
+        # Within control flow: the arena of stacks that live within, and those of stacks that leave.
+        self.scratch = Buffer("arena", int64, ARENA_WORDS)
+        self.arenas: dict[Node, Buffer] = {}
+        self.uses_scratch = False
+        self.wanted: dict[Node, View] = {}
+        self._items: dict[Node, dict[int, Node]] = {}
+        for node in graph.nodes:
+            if node.op.name == "item":
+                self._items.setdefault(node.inputs[0], {})[node.params["index"]] = node
+        self.roots, copied = choose_roots(graph, self.places, placed, inside=owned is not None)
+        self.updates: Updates = Updates(graph.nodes, {}, set())
+        if owned is not None:
+            mine = {x for x in graph.inputs if self.places[x].buffer in owned}
+            self.updates = plan_updates(graph, mine, self.roots)
         for node in copied:
             self.copy_input(node)
 
     def buffer(self, kind: str, node: Node, position: int = 0) -> Buffer:
-        made = Buffer(kind, node.dtype, node.type.size, position)
+        if kind == "temporary" and isinstance(node.type, StackType):
+            kind = "arena" if self.owned is None else "stack"
+        elif kind == "temporary" and self.owned is not None and not node.shape:
+            kind = "register"
+        made = _memory(kind, node, position)
         self.buffers.append(made)
         return made
 
@@ -105,28 +165,46 @@ class _Scheduler:
 
     # ------------------------------------------------------------------ the pass
 
-    def run(self) -> Schedule:
-        """Visit the nodes in order, giving each root its step."""
+    def run(self, inputs: list[Buffer]) -> Schedule:
+        """The schedule of a whole program."""
         outputs: list[Buffer] = []
-        wanted: dict[Node, Buffer] = {}
+        wanted: dict[Node, View] = {}
         for position, node in enumerate(self.graph.outputs):
             buffer = self.buffer("output", node, position)
             outputs.append(buffer)
             if node not in wanted and node.op.name not in ("input", "constant"):
-                wanted[node] = buffer
-        for node in self.graph.nodes:
-            if node.op.name == "constant" and node.shape:
-                self.place_constant(node)
-            if node in self.roots:
-                target = wanted.get(node) or self.buffer("temporary", node)
-                self.compute(node, View(target, 0, row_major(node.shape), node.shape))
+                wanted[node] = View(buffer, 0, row_major(node.shape), node.shape)
+        self.visit(wanted)
         for node, buffer in zip(self.graph.outputs, outputs, strict=True):
-            if wanted.get(node) is not buffer:
+            if node not in wanted or wanted[node].buffer is not buffer:
                 # An input or a constant that is returned, or a value that is returned twice:
                 # outputs own memory.
                 self.store(node, View(buffer, 0, row_major(node.shape), node.shape), node)
         self.drop_private()
-        return Schedule(self.graph, self.steps, self.places, self.inputs, outputs, self.buffers)
+        return Schedule(self.graph, self.steps, self.places, inputs, outputs, self.buffers)
+
+    def visit(self, wanted: dict[Node, View]) -> None:
+        """Visit the nodes in order, giving each root its step; where it is `wanted`, if it is."""
+        self.wanted = wanted
+        for node in self.updates.order:
+            if node.op.name == "constant" and node.shape:
+                self.place_constant(node)
+            if node not in self.roots or node in self.places:
+                continue
+            if is_control(node):
+                control.plan(self, node)
+            else:
+                self.compute(node, self.target(node))
+
+    def target(self, node: Node) -> View:
+        """Where a root goes: where it is wanted, over its dead operand, or into new memory."""
+        base = self.updates.in_place.get(node)
+        if base is not None:
+            return self.places[base]
+        wanted = self.wanted.get(node)
+        if wanted is not None:
+            return wanted
+        return View(self.buffer("temporary", node), 0, row_major(node.shape), node.shape)
 
     def drop_private(self) -> None:
         """Take the memory away from temporaries that nobody outside of their own kernel reads."""
@@ -152,8 +230,17 @@ class _Scheduler:
             self.handed_over.update(self.base(x) for x in node.inputs)
             step: Step = Call(node, operands, target, len(self.steps))
             self.steps.append(step)
+        elif name == "unset":
+            if target.buffer.kind == "register":
+                with Builder() as builder:
+                    self.store(node, target, builder.constant(0, node.dtype))
+            self.places[node] = target
+            self.step_of.setdefault(node, -1)
+            return
         elif name in FILLED:
-            for piece in pieces_of(node, target):
+            # Over its dead operand, only what changes is stored.
+            first = 1 if node in self.updates.in_place else 0
+            for piece in pieces_of(node, target)[first:]:
                 self.store_piece(node, piece)
             self.places[node] = target
             self.step_of[node] = len(self.steps) - 1
@@ -169,12 +256,12 @@ class _Scheduler:
         self.step_of[node] = step.position
 
     def operand(self, node: Node, name: str) -> View:
-        """An operand of a library call as memory; copied there when its strides do not suit the
-        library.
+        """An operand of a library call or of control flow as memory; copied there when its strides
+        do not suit the library.
         """
         view = view_of(node, self.places)
         suits = suits_gemm if name == "matmul" else View.is_contiguous
-        if view is not None and suits(view):
+        if view is not None and (name in CONTROL or suits(view)):
             return view
         copy = self.copies.get(node)
         if copy is None:
@@ -232,6 +319,16 @@ class _Scheduler:
                     work.append((x, align(index, current.shape, x.shape)))
         self.ops_of[node] = len(seen)
         return list(found)
+
+    def items_of(self, node: Node) -> dict[int, Node]:
+        """The nodes that take one result of `node`, by the number of the result."""
+        return self._items.get(node, {})
+
+    def base_of(self, node: Node) -> Node:
+        """The node that a chain of views looks at; itself if it is none in memory."""
+        while node not in self.places and node.op.name in VIEWS:
+            node = node.inputs[0]
+        return node
 
     def base(self, node: Node) -> Node:
         """The node in memory that a chain of views looks at."""

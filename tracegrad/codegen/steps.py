@@ -14,6 +14,9 @@ from tracegrad.ir.types import DType
 class Buffer:
     """A piece of memory. `kind` is "input", "output", "temporary" or "constant"; `position` counts
     within it.
+
+    Within control flow there are also a "register", a local variable that holds one element; a
+    "row", memory whose address is found in each iteration; and a "stack", the address of frames.
     """
 
     kind: str
@@ -86,7 +89,113 @@ class Call:
     position: int = 0
 
 
-Step = Kernel | Call
+@dataclass(eq=False)
+class Row:
+    """The part of an array that one iteration of a loop reads or writes.
+
+    `buffer` is where the part is; the whole has its rows along the leading axis.
+    """
+
+    buffer: Buffer
+    whole: View
+
+
+@dataclass(eq=False)
+class Frames:
+    """The frames of a stack, and what one iteration finds or leaves there.
+
+    Each slot is a row, or a stack whose address is kept, at an offset in bytes; `size` is that of
+    a frame. `arena`, of a stack that the loop makes: where its memory comes from.
+    """
+
+    stack: Buffer
+    slots: list[tuple[Buffer, int]]
+    size: int
+    arena: Buffer | None = None
+
+
+@dataclass(eq=False)
+class Block:
+    """Steps that run in order, and then the exchange of variables that ends them: pairs of the
+    buffer that takes a value or an address, and the one that has it.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    places: dict[Node, View] = field(default_factory=dict)
+    exchange: list[tuple[Buffer, Buffer]] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Loop:
+    """A while loop as native code; registers hold its limit, its flag and its counters.
+
+    `entry` runs before it. `bounded`: the loop runs to its limit for certain.
+    """
+
+    node: Node
+    entry: Block
+    body: Block
+    limit: Buffer
+    go: Buffer
+    done: Buffer
+    at: Buffer
+    reverse: bool
+    bounded: bool
+    rows: list[Row]
+    read: list[Frames]
+    saved: list[Frames]
+    scratch: Buffer | None
+    position: int = 0
+
+
+@dataclass(eq=False)
+class Branch:
+    """A choice between blocks by the number in a register."""
+
+    node: Node
+    entry: Block
+    index: Buffer
+    blocks: list[Block]
+    position: int = 0
+
+
+@dataclass(eq=False)
+class Home:
+    """An array that a region changes: a variable for where it is, and where it ends up.
+
+    The variable begins as the address of `start`, which `fill` copies there if it is another
+    buffer than `end`. What it points at in the end `settle` copies to `end`, if it is elsewhere;
+    None for an array that nobody reads.
+    """
+
+    variable: Buffer
+    start: Buffer
+    end: Buffer
+    settle: Kernel | None
+    fill: Kernel | None = None
+
+
+@dataclass(eq=False)
+class Region:
+    """Control flow at the top of a program: one native function.
+
+    homes    arrays that are carried, or made by a branch.
+    stacks   variables for stacks whose arenas are buffers outside: read at the start where the
+             flag is set, noted there at the end otherwise.
+    scratch  the arena of stacks that live within.
+    exit     runs at the end: results in registers go to memory.
+    """
+
+    step: Loop | Branch
+    exit: Block
+    homes: list[Home]
+    stacks: list[tuple[Buffer, Buffer, bool]]
+    places: dict[Node, View]
+    scratch: Buffer
+    position: int = 0
+
+
+Step = Kernel | Call | Loop | Branch | Region
 
 
 @dataclass

@@ -16,14 +16,17 @@ from tracegrad.codegen.gemm import BatchAxis, Matrix, gemm_source, gemm_table
 from tracegrad.codegen.legalize import legalize
 from tracegrad.codegen.lowering import lower
 from tracegrad.codegen.memory_plan import plan
+from tracegrad.codegen.region import emit_region
 from tracegrad.codegen.schedule import schedule
-from tracegrad.codegen.steps import Buffer, Call, Kernel, Schedule, Step
+from tracegrad.codegen.steps import Branch, Buffer, Call, Kernel, Loop, Region, Schedule, Step
 from tracegrad.config import config
 from tracegrad.errors import GraphError
-from tracegrad.ir.graph import Graph
+from tracegrad.ir.graph import Graph, Node
+from tracegrad.ir.types import StackType
 from tracegrad.ir.verifier import verify
 from tracegrad.log import log
 from tracegrad.runtime import memory, program
+from tracegrad.runtime.arenas import Arena, Arenas
 from tracegrad.runtime.blas import gemm_addresses
 from tracegrad.runtime.kernels import compile_kernel
 
@@ -64,6 +67,9 @@ class Executable:
         if config.check:
             verify(legal)
         planned = schedule(legal, chosen)
+        self._stacks = [
+            (i, Arenas()) for i, x in enumerate(graph.outputs) if isinstance(x.type, StackType)
+        ]
         self._outputs = tuple(
             (node.shape, node.dtype.numpy, node.type.nbytes) for node in graph.outputs
         )
@@ -72,6 +78,7 @@ class Executable:
         self._takes_arrays = all(node.ndim for node in graph.inputs)
         self._pooled = any(nbytes >= POOLED for _, _, nbytes in self._outputs)
         self._keep: list[Array] = []
+        self._arenas: list[Arena] = []
         self._program, self._arena = self._assemble(planned)
         self._run = self._program.run
         self.compile_seconds = time.perf_counter() - begin
@@ -83,6 +90,8 @@ class Executable:
             outputs = [new_array(*output) for output in self._outputs]
         else:
             outputs = [np.empty(shape, dtype) for shape, dtype, _ in self._outputs]
+        for position, arenas in self._stacks:
+            outputs[position] = arenas.lend()
         if config.check:
             return self._run_checked(arrays, outputs)
         scratch = memory.scratch(self._arena) if self._arena else 0
@@ -101,6 +110,8 @@ class Executable:
         whole and their own.
         """
         for array, node, layout in zip(arrays, self.graph.inputs, self._layouts, strict=True):
+            if isinstance(node.type, StackType):
+                continue
             strides = tuple(step // array.itemsize for step in array.strides)
             planned = array.flags.c_contiguous if layout is None else strides == layout
             if (array.shape, array.dtype) != (node.shape, node.dtype.numpy) or not planned:
@@ -156,17 +167,29 @@ class Executable:
                 elif buffer.kind == "temporary":
                     base, start = inputs + outputs, offsets[buffer]
                 else:
-                    # A constant's address is fixed: an offset from the base 0, passed last.
-                    array = np.array(buffer.literal, order="C")
-                    self._keep.append(array)
+                    # The address is fixed: an offset from the base 0, passed last.
+                    array = self._lasting(buffer)
                     base, start = inputs + outputs + 1, array.ctypes.data
                 buffers.append(program.Buffer(base, start + shift))
             return slots[buffer, shift]
 
+        def word(kind: str, x: Any) -> int:
+            if kind == "int":
+                return int(x)
+            if kind == "kernel":
+                return compile_kernel(x).address
+            if kind == "control":
+                return program.control_address()
+            if kind == "slot":
+                # Set by a region before it calls a kernel.
+                buffers.append(program.Buffer(inputs + outputs + 1, 0))
+                return len(buffers) - 1
+            return slot(kind, x)
+
         steps: list[program.Step] = []
         for step, launch in zip(planned.steps, launches, strict=True):
             kernel = compile_kernel(launch.source)
-            table = [x if kind == "int" else slot(kind, x) for kind, x in launch.words]
+            table = [word(kind, x) for kind, x in launch.words]
             serial = isinstance(step, Kernel) and step.serial
             grain = launch.extent + 1 if serial else max(1, GRAIN // max(launch.work, 1))
             steps.append(program.Step(kernel, table, launch.extent, grain))
@@ -174,11 +197,29 @@ class Executable:
             self.kernels.append(KernelInfo(kernel.name[:9], describe(step), moved, launch.source))
         return program.Program(buffers, steps, inputs + outputs + 2), arena
 
+    def _lasting(self, buffer: Buffer) -> Array:
+        """The memory of a constant, or of the arena of stacks that no call gives out."""
+        if buffer.kind == "arena":
+            arena = Arena()
+            self._arenas.append(arena)
+            return arena.words
+        array = np.array(buffer.literal, order="C")
+        self._keep.append(array)
+        return array
+
 
 def launch_of(step: Step, planned: Schedule) -> Launch:
     """The text and words of one step."""
+    if isinstance(step, Region):
+        return emit_region(step, launch_at, GRAIN)
+    return launch_at(step, planned.places)
+
+
+def launch_at(step: Step, places: dict[Node, View]) -> Launch:
+    """The text and words of a kernel or a call."""
     if isinstance(step, Kernel):
-        return emit(lower(step, planned.places))
+        return emit(lower(step, places))
+    assert isinstance(step, Call)
     if step.node.op.name == "matmul":
         return matmul_launch(step)
     return emit_call(step)
@@ -186,7 +227,8 @@ def launch_of(step: Step, planned: Schedule) -> Launch:
 
 def buffers_of(launch: Launch) -> list[Buffer]:
     """The buffers that a launch reads or writes, each once."""
-    found = [x if kind == "buffer" else x.buffer for kind, x in launch.words if kind != "int"]
+    found = [x for kind, x in launch.words if kind == "buffer"]
+    found += [x.buffer for kind, x in launch.words if kind == "view"]
     return list(dict.fromkeys(found))
 
 
@@ -243,6 +285,9 @@ def _matrix(view: View, slot: int) -> Matrix:
 
 def describe(step: Step) -> str:
     """One line on what a step computes."""
+    if isinstance(step, Region):
+        return f"{step.step.node.op.name} as native control flow"
+    assert not isinstance(step, Loop | Branch)
     if isinstance(step, Call):
         shapes = ", ".join(str(list(view.shape)) for view in step.operands)
         return f"{step.node.op.name}({shapes})"

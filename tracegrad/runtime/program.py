@@ -185,6 +185,11 @@ _control = np.array([_default_threads(), 0], np.int64)
 _threads_wanted = False
 
 
+def control_address() -> int:
+    """Where the control words are."""
+    return int(_control.ctypes.data)
+
+
 def get_num_threads() -> int:
     """The number of threads that a large step is split over."""
     return int(_control[0])

@@ -165,7 +165,7 @@ def arena_allocate(arena: int, size: int) -> int:
 @register_jitable
 def arena_grow(arena: int, address: int, size: int, wanted: int) -> int:
     """The address of `wanted` bytes whose first `size` are those at `address`."""
-    new = arena_allocate(arena, wanted)
+    new: int = arena_allocate(arena, wanted)
     _memcpy(new, address, size)
     return new
 

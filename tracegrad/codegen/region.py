@@ -1,0 +1,314 @@
+"""Control flow as one native function: loops and branches as Numba source, kernels printed in line.
+
+What is too large for that, or has a routine of its own such as a matrix product, stays a kernel of
+its own, which the function calls by address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tracegrad.codegen.affine import View
+from tracegrad.codegen.cpu import KernelPrinter, Launch, Slot, Text
+from tracegrad.codegen.lowering import lower
+from tracegrad.codegen.steps import (
+    Block,
+    Branch,
+    Buffer,
+    Call,
+    Frames,
+    Kernel,
+    Loop,
+    Region,
+    Row,
+    Step,
+)
+from tracegrad.ir.graph import Node
+
+Places = dict[Node, View]
+LaunchOf = Callable[[Step, Places], Launch]
+
+# Words of a called step before its own table.
+_DESCRIPTION = 5
+# Frames that a stack of unknown length begins with.
+_FRAMES = 16
+# The word of an arena that holds the address of its stack.
+_ROOT = 4
+_UNWRITTEN = frozenset({"input", "constant"})
+
+
+def emit_region(region: Region, launch_of: LaunchOf, grain: int) -> Launch:
+    """The source and words of a region. `launch_of` gives the launches of steps that are called;
+    `grain` is the least work of one thread there.
+    """
+    return _RegionPrinter(region, launch_of, grain).run()
+
+
+class _RegionText(Text):
+    """The function's text: registers are variables, and addresses may move."""
+
+    def __init__(self) -> None:
+        super().__init__(set())
+        self.names: dict[Buffer, str] = {}
+        self.read_only: set[Buffer] = set()
+
+    def name(self, buffer: Buffer) -> str:
+        """The variable of a register, a stack, or the address of a buffer."""
+        if buffer.kind in ("register", "stack", "row"):
+            if buffer not in self.names:
+                self.names[buffer] = f"{buffer.kind[0]}{len(self.names)}"
+                if buffer.kind == "stack":
+                    self.head.append(f"{self.names[buffer]} = 0")
+            return self.names[buffer]
+        return self.pointer(buffer)
+
+    def pointer(self, buffer: Buffer) -> str:
+        if buffer.kind == "row":
+            return self.name(buffer)
+        name = self.pointers.get(buffer)
+        if name is None:
+            position = self.word("buffer", buffer)
+            name = self.pointers[buffer] = f"p{position}"
+            short = buffer.dtype.short
+            self.head.append(f"{name} = pointer_{short}(pointers, word(table, {position}))")
+        return name
+
+    def register(self, buffer: Buffer) -> str | None:
+        return self.name(buffer) if buffer.kind == "register" else None
+
+    def is_written(self, buffer: Buffer) -> bool:
+        return buffer.kind not in _UNWRITTEN and buffer not in self.read_only
+
+    def arena(self, buffer: Buffer) -> str:
+        """The address of an arena."""
+        name = self.pointers.get(buffer)
+        if name is None:
+            position = self.word("buffer", buffer)
+            name = self.pointers[buffer] = f"h{position}"
+            self.head.append(f"{name} = word(pointers, word(table, {position}))")
+        return name
+
+
+class _RegionPrinter:
+    def __init__(self, region: Region, launch_of: LaunchOf, grain: int) -> None:
+        self.region = region
+        self.launch_of = launch_of
+        self.grain = grain
+        self.text = _RegionText()
+        self.kernels = 0
+        self.temporaries = 0
+
+    def run(self) -> Launch:
+        text, region = self.text, self.region
+        for home in region.homes:
+            if home.fill is not None:
+                self.kernel(home.fill, region.places, 0)
+            text.line(0, f"{text.name(home.variable)} = {text.pointer(home.start)}")
+        for stack, handle, is_read in region.stacks:
+            arena = text.arena(handle)
+            if is_read:
+                text.line(0, f"{text.name(stack)} = read_word({arena}, {_ROOT})")
+            else:
+                text.line(0, f"arena_reset({arena})")
+        reset = len(text.body)
+        self.step(region.step, region.places, 0)
+        if region.scratch in text.pointers:
+            text.body.insert(reset, f"arena_reset({text.arena(region.scratch)})")
+        for home in region.homes:
+            if home.settle is not None:
+                moved, there = text.name(home.variable), text.pointer(home.end)
+                text.line(0, f"if address_of({moved}) != address_of({there}):")
+                self.kernel(home.settle, region.places, 1)
+        self.block(region.exit, 0)
+        for stack, handle, is_read in region.stacks:
+            if not is_read:
+                text.line(0, f"store_word({text.arena(handle)}, {_ROOT}, {text.name(stack)})")
+        return Launch(text.source, text.words, 1, 1)
+
+    # ------------------------------------------------------------------ steps
+
+    def block(self, block: Block, depth: int) -> None:
+        """The steps of a block, and the exchange at its end."""
+        self.text.line(depth, "pass")
+        for step in block.steps:
+            self.step(step, block.places, depth)
+        self.exchange(block, depth)
+
+    def exchange(self, block: Block, depth: int) -> None:
+        names = [(self.text.name(a), self.text.name(b)) for a, b in block.exchange]
+        held = []
+        for target, source in names:
+            # A variable that is overwritten before it is read is kept aside.
+            if any(source == other for other, _ in names):
+                self.temporaries += 1
+                kept = f"t{self.temporaries}"
+                self.text.line(depth, f"{kept} = {source}")
+                held.append((target, kept))
+            else:
+                held.append((target, source))
+        for target, source in held:
+            self.text.line(depth, f"{target} = {source}")
+
+    def step(self, step: Step, places: Places, depth: int) -> None:
+        if isinstance(step, Kernel):
+            self.kernel(step, places, depth)
+        elif isinstance(step, Loop):
+            self.loop(step, depth)
+        elif isinstance(step, Branch):
+            self.branch(step, depth)
+        else:
+            assert isinstance(step, Call)
+            self.call(step, places, depth)
+
+    def kernel(self, kernel: Kernel, places: Places, depth: int) -> None:
+        if not kernel.roots or (0 in kernel.domain and kernel.axes is None):
+            return
+        self.kernels += 1
+        prefix = f"k{self.kernels}"
+        lowered = lower(kernel, places, prefix)
+        KernelPrinter(lowered, self.text, depth, inline=True, prefix=prefix).print()
+
+    def call(self, step: Step, places: Places, depth: int) -> None:
+        """Call a step that is a kernel of its own; it finds addresses that may move in slots."""
+        text = self.text
+        launch = self.launch_of(step, places)
+        grain = max(1, self.grain // max(launch.work, 1))
+        at = text.word("kernel", launch.source)
+        text.word("int", at + _DESCRIPTION)
+        text.word("int", launch.extent)
+        text.word("int", grain)
+        text.word("control", None)
+        # The called kernel's own table, in one piece.
+        words: list[Slot] = []
+        moving: list[tuple[int, View | Buffer]] = []
+        for position, (kind, x) in enumerate(launch.words):
+            buffer = x.buffer if kind == "view" else x
+            if kind in ("buffer", "view") and buffer.kind not in _UNWRITTEN:
+                moving.append((at + _DESCRIPTION + position, x))
+                words.append(("slot", None))
+            else:
+                words.append((kind, x))
+        text.words += words
+        for position, x in moving:
+            shift = ""
+            if isinstance(x, View) and x.offset:
+                shift = f" + {text.integer(x.offset * x.buffer.dtype.itemsize, 'o')}"
+            pointer = text.pointer(x.buffer if isinstance(x, View) else x)
+            slot = f"word(table, {position})"
+            text.line(depth, f"store_word(pointers, {slot}, address_of({pointer}){shift})")
+        text.line(depth, f"run_step(pointers, table, {at})")
+
+    # ------------------------------------------------------------------ loops
+
+    def loop(self, loop: Loop, depth: int) -> None:
+        text = self.text
+        self.block(loop.entry, depth)
+        limit, go = text.name(loop.limit), text.name(loop.go)
+        done, at = text.name(loop.done), text.name(loop.at)
+        text.line(depth, f"{done} = i64(0)")
+        capacities = [self.open_stack(loop, frames, depth) for frames in loop.saved]
+        condition = f"{done} < {limit}" if loop.bounded else f"{go} and {done} < {limit}"
+        text.line(depth, f"while {condition}:")
+        inside = depth + 1
+        position = f"{limit} - 1 - {done}" if loop.reverse else done
+        text.line(inside, f"{at} = {position}")
+        for row in loop.rows:
+            self.row(row, at, inside)
+        for frames in loop.read:
+            self.frame(frames, at, inside, reads=True)
+        for frames, capacity in zip(loop.saved, capacities, strict=True):
+            if capacity is not None:
+                self.grow(frames, capacity, at, inside)
+            self.frame(frames, at, inside, reads=False)
+        arena = ""
+        if loop.scratch is not None:
+            arena = text.arena(loop.scratch)
+            self.temporaries += 1
+            chunk, taken = f"t{self.temporaries}c", f"t{self.temporaries}n"
+            text.line(inside, f"{chunk} = read_word({arena}, 0)")
+            text.line(inside, f"{taken} = read_word({arena}, 1)")
+        for step in loop.body.steps:
+            self.step(step, loop.body.places, inside)
+        for frames in loop.saved:
+            for buffer, offset in frames.slots:
+                if buffer.kind == "stack":
+                    place = self.slot(frames, at, offset)
+                    text.line(inside, f"store_word({place}, 0, {text.name(buffer)})")
+        if arena:
+            text.line(inside, f"arena_release({arena}, {chunk}, {taken})")
+        self.exchange(loop.body, inside)
+        text.line(inside, f"{done} = {done} + 1")
+
+    def row(self, row: Row, at: str, depth: int) -> None:
+        """Set the address of a row."""
+        text = self.text
+        if not text.is_written(row.whole.buffer):
+            text.read_only.add(row.buffer)
+        offset = f"{at} * {text.integer(row.whole.strides[0], 's')}"
+        if row.whole.offset:
+            offset += f" + {text.integer(row.whole.offset, 'o')}"
+        whole = text.pointer(row.whole.buffer)
+        text.line(depth, f"{text.name(row.buffer)} = advance({whole}, {offset})")
+
+    def open_stack(self, loop: Loop, frames: Frames, depth: int) -> str | None:
+        """Take memory for a stack; the variable of its capacity where that may have to grow."""
+        text = self.text
+        assert frames.arena is not None
+        arena, stack = text.arena(frames.arena), text.name(frames.stack)
+        size = text.integer(frames.size, "n")
+        limit = text.name(loop.limit)
+        if loop.bounded or loop.reverse:
+            text.line(depth, f"{stack} = arena_allocate({arena}, max({limit}, 0) * {size})")
+            return None
+        self.temporaries += 1
+        capacity = f"t{self.temporaries}"
+        text.line(depth, f"{capacity} = min({limit}, {_FRAMES})")
+        text.line(depth, f"{stack} = arena_allocate({arena}, max({capacity}, 0) * {size})")
+        return capacity
+
+    def grow(self, frames: Frames, capacity: str, at: str, depth: int) -> None:
+        """Make room for one more frame."""
+        text = self.text
+        assert frames.arena is not None
+        arena, stack = text.arena(frames.arena), text.name(frames.stack)
+        size = text.integer(frames.size, "n")
+        text.line(depth, f"if {at} >= {capacity}:")
+        taken = f"{capacity} * {size}"
+        text.line(depth + 1, f"{stack} = arena_grow({arena}, {stack}, {taken}, 2 * {taken})")
+        text.line(depth + 1, f"{capacity} = 2 * {capacity}")
+
+    def slot(self, frames: Frames, at: str, offset: int) -> str:
+        """The address of a slot of the frame at a position."""
+        text = self.text
+        size = text.integer(frames.size, "n")
+        place = f"{text.name(frames.stack)} + {at} * {size}"
+        return f"{place} + {text.integer(offset, 'o')}" if offset else place
+
+    def frame(self, frames: Frames, at: str, depth: int, reads: bool) -> None:
+        """Set the addresses of what is in a frame."""
+        text = self.text
+        for buffer, offset in frames.slots:
+            place = self.slot(frames, at, offset)
+            if buffer.kind == "stack":
+                if reads:
+                    text.line(depth, f"{text.name(buffer)} = read_word({place}, 0)")
+            else:
+                text.line(depth, f"{text.name(buffer)} = at_{buffer.dtype.short}({place})")
+
+    # --------------------------------------------------------------- branches
+
+    def branch(self, branch: Branch, depth: int) -> None:
+        self.block(branch.entry, depth)
+        index = self.text.name(branch.index)
+        last = len(branch.blocks) - 1
+        for i, block in enumerate(branch.blocks):
+            inside = depth + 1
+            if last == 0:
+                inside = depth
+            elif i == 0:
+                self.text.line(depth, f"if {index} <= 0:")
+            elif i == last:
+                self.text.line(depth, "else:")
+            else:
+                self.text.line(depth, f"elif {index} == {i}:")
+            self.block(block, inside)
