@@ -8,7 +8,7 @@ carried array is avoided where the memory is the graph's own and dead afterwards
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from tracegrad.codegen.steps import (
     Block,
     Branch,
     Buffer,
+    Depth,
     Frames,
     Home,
     Kernel,
@@ -51,10 +52,8 @@ def plan(scheduler: Scheduler, node: Node) -> None:
     """Add the step of a control node; its items get their places."""
     if scheduler.owned is None:
         _Region(scheduler, node).plan()
-    elif node.op.name == "while_loop":
-        _plan_loop(scheduler, node, _Inside(scheduler, node))
     else:
-        _plan_branch(scheduler, node, _Inside(scheduler, node))
+        _PLANNERS[node.op.name](scheduler, node, _Inside(scheduler, node))
 
 
 def _register(type: Type) -> Buffer:
@@ -84,14 +83,17 @@ class _Inside:
 
     def stack_operand(self, x: Node) -> Buffer:
         """The variable of a stack that is an operand."""
-        return self.scheduler.places[x].buffer
+        buffer: Buffer = self.scheduler.places[x].buffer
+        return buffer
 
     def carried(self, x: Node, index: int) -> Buffer:
         """A buffer that begins with the value of an array, and may be overwritten."""
         scheduler = self.scheduler
         place = scheduler.places.get(x)
+        buffer: Buffer
         if (self.node, x) in scheduler.updates.consumed and place is not None:
-            return place.buffer
+            buffer = place.buffer
+            return buffer
         buffer = scheduler.buffer("temporary", x)
         scheduler.store(x, _whole(buffer, x.type), x, alone=True)
         return buffer
@@ -118,9 +120,13 @@ class _Inside:
             return self.scratch
         return known
 
+    def result(self, index: int) -> Node | None:
+        """The node of a result; None if nobody reads it."""
+        return self.node if self.node.op.name == "depth" else self.items.get(index)
+
     def place(self, index: int, view: View) -> None:
         """A result is there."""
-        item = self.items.get(index)
+        item = self.result(index)
         if item is not None:
             self.scheduler.places[item] = view
             self.scheduler.step_of[item] = len(self.scheduler.steps) - 1
@@ -141,8 +147,7 @@ class _Region(_Inside):
     def plan(self) -> None:
         """Add the region."""
         scheduler = self.scheduler
-        planner = _plan_loop if self.node.op.name == "while_loop" else _plan_branch
-        step = planner(scheduler, self.node, self)
+        step = _PLANNERS[self.node.op.name](scheduler, self.node, self)
         region = Region(
             step,
             Block([self.exit], scheduler.places),
@@ -220,7 +225,7 @@ class _Region(_Inside):
         return found
 
     def place(self, index: int, view: View) -> None:
-        item = self.items.get(index)
+        item = self.result(index)
         if item is None or any(index == known for known, _ in self.placed):
             return
         if isinstance(item.type, StackType):
@@ -447,6 +452,22 @@ def _plan_branch(scheduler: Scheduler, node: Node, context: _Inside) -> Branch:
     return step
 
 
+def _plan_depth(scheduler: Scheduler, node: Node, context: _Inside) -> Depth:
+    register = _register(node.type)
+    step = Depth(node, context.stack_operand(node.inputs[0]), register)
+    step.position = len(scheduler.steps)
+    scheduler.steps.append(step)
+    context.place(0, _scalar(register))
+    return step
+
+
+_PLANNERS: dict[str, Callable[[Scheduler, Node, _Inside], Loop | Branch | Depth]] = {
+    "while_loop": _plan_loop,
+    "cond": _plan_branch,
+    "depth": _plan_depth,
+}
+
+
 def _home_among(
     owned: set[Buffer], i: int, branches: Sequence[Graph], views: Sequence[View]
 ) -> Buffer | None:
@@ -457,8 +478,9 @@ def _home_among(
             x = x.inputs[0]
         if x.op.name == "input":
             view = views[branch.inputs.index(x)]
-            if view.buffer in owned and view.is_contiguous() and view.shape == x.shape:
-                return view.buffer
+            buffer: Buffer = view.buffer
+            if buffer in owned and view.is_contiguous() and view.shape == x.shape:
+                return buffer
     return None
 
 
@@ -532,10 +554,12 @@ def _memory_of(scheduler: Scheduler, x: Node, taken: set[Buffer]) -> Buffer:
     """A buffer that holds `x` and is the block's own to hand over."""
     place = scheduler.places.get(x)
     assert scheduler.owned is not None
+    buffer: Buffer
     if place is not None and place.buffer not in taken:
-        mine = place.buffer in scheduler.owned or place.buffer in scheduler.buffers
+        buffer = place.buffer
+        mine = buffer in scheduler.owned or buffer in scheduler.buffers
         if mine and place.offset == 0 and place.is_contiguous():
-            return place.buffer
+            return buffer
     buffer = scheduler.buffer("temporary", x)
     scheduler.store(x, _whole(buffer, x.type), x, alone=True)
     return buffer

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +73,10 @@ class Text:
         name = f"{hint}{position}"
         self.head.append(f"{name} = word(table, {position})")
         return name
+
+    def size(self, value: int, hint: str, of: Hashable) -> str:
+        """A name for a size or stride that is the same wherever `of` is the same."""
+        return self.integer(value, hint)
 
     def pointer(self, buffer: Buffer) -> str:
         """A name for the address of a buffer."""
@@ -238,9 +242,12 @@ class KernelPrinter:
 
     def address(self, address: Address, innermost: int | None) -> str:
         text = self.offset(address.offset, innermost)
-        for name, stride, size in address.gathered:
-            last = self.integer(size - 1, "n")
-            text += f" + max(min({name}, {last}), 0) * {self.integer(stride, 's')}"
+        for axis, (name, stride, size) in enumerate(address.gathered):
+            of = address.buffer, axis, size, stride
+            last = self.text.size(size - 1, "n", of)
+            text += f" + max(min({name}, {last}), 0)"
+            if stride != 1:
+                text += f" * {self.text.size(stride, 's', of)}"
         return f"{self.text.pointer(address.buffer)}, {text}"
 
     def code(self, block: Block, depth: int, innermost: int | None) -> None:

@@ -66,7 +66,7 @@ CALLS = frozenset({"matmul", "cumsum", "cumprod", "sort", "argsort", "nonzero"})
 """Ops that have a template of their own, and want their operands in memory."""
 
 
-CONTROL = frozenset({"while_loop", "cond"})
+CONTROL = frozenset({"while_loop", "cond", "depth"})
 """Ops that are native control flow, and want their operands in memory or in registers."""
 
 

@@ -6,7 +6,7 @@ its own, which the function calls by address.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from tracegrad.codegen.affine import View
 from tracegrad.codegen.cpu import KernelPrinter, Launch, Slot, Text
@@ -16,6 +16,7 @@ from tracegrad.codegen.steps import (
     Branch,
     Buffer,
     Call,
+    Depth,
     Frames,
     Kernel,
     Loop,
@@ -32,6 +33,8 @@ LaunchOf = Callable[[Step, Places], Launch]
 _DESCRIPTION = 5
 # Frames that a stack of unknown length begins with.
 _FRAMES = 16
+# Bytes before the first frame; the first word is the number of frames.
+_HEADER = 64
 # The word of an arena that holds the address of its stack.
 _ROOT = 4
 _UNWRITTEN = frozenset({"input", "constant"})
@@ -51,6 +54,7 @@ class _RegionText(Text):
         super().__init__(set())
         self.names: dict[Buffer, str] = {}
         self.read_only: set[Buffer] = set()
+        self.sizes: dict[Hashable, str] = {}
 
     def name(self, buffer: Buffer) -> str:
         """The variable of a register, a stack, or the address of a buffer."""
@@ -72,6 +76,12 @@ class _RegionText(Text):
             short = buffer.dtype.short
             self.head.append(f"{name} = pointer_{short}(pointers, word(table, {position}))")
         return name
+
+    def size(self, value: int, hint: str, of: Hashable) -> str:
+        key = hint, of
+        if key not in self.sizes:
+            self.sizes[key] = self.integer(value, hint)
+        return self.sizes[key]
 
     def register(self, buffer: Buffer) -> str | None:
         return self.name(buffer) if buffer.kind == "register" else None
@@ -156,6 +166,12 @@ class _RegionPrinter:
             self.loop(step, depth)
         elif isinstance(step, Branch):
             self.branch(step, depth)
+        elif isinstance(step, Depth):
+            register, stack = self.text.name(step.register), self.text.name(step.stack)
+            # A stack that no branch has made holds nothing.
+            self.text.line(depth, f"{register} = i64(0)")
+            self.text.line(depth, f"if {stack} != 0:")
+            self.text.line(depth + 1, f"{register} = read_word({stack}, 0)")
         else:
             assert isinstance(step, Call)
             self.call(step, places, depth)
@@ -238,6 +254,9 @@ class _RegionPrinter:
             text.line(inside, f"arena_release({arena}, {chunk}, {taken})")
         self.exchange(loop.body, inside)
         text.line(inside, f"{done} = {done} + 1")
+        for frames in loop.saved:
+            held = f"max({limit}, 0)" if loop.reverse else done
+            text.line(depth, f"store_word({text.name(frames.stack)}, 0, {held})")
 
     def row(self, row: Row, at: str, depth: int) -> None:
         """Set the address of a row."""
@@ -258,12 +277,14 @@ class _RegionPrinter:
         size = text.integer(frames.size, "n")
         limit = text.name(loop.limit)
         if loop.bounded or loop.reverse:
-            text.line(depth, f"{stack} = arena_allocate({arena}, max({limit}, 0) * {size})")
+            taken = f"{_HEADER} + max({limit}, 0) * {size}"
+            text.line(depth, f"{stack} = arena_allocate({arena}, {taken})")
             return None
         self.temporaries += 1
         capacity = f"t{self.temporaries}"
         text.line(depth, f"{capacity} = min({limit}, {_FRAMES})")
-        text.line(depth, f"{stack} = arena_allocate({arena}, max({capacity}, 0) * {size})")
+        taken = f"{_HEADER} + max({capacity}, 0) * {size}"
+        text.line(depth, f"{stack} = arena_allocate({arena}, {taken})")
         return capacity
 
     def grow(self, frames: Frames, capacity: str, at: str, depth: int) -> None:
@@ -273,15 +294,15 @@ class _RegionPrinter:
         arena, stack = text.arena(frames.arena), text.name(frames.stack)
         size = text.integer(frames.size, "n")
         text.line(depth, f"if {at} >= {capacity}:")
-        taken = f"{capacity} * {size}"
-        text.line(depth + 1, f"{stack} = arena_grow({arena}, {stack}, {taken}, 2 * {taken})")
+        held, wanted = (f"{_HEADER} + {n} * {size}" for n in (capacity, f"2 * {capacity}"))
+        text.line(depth + 1, f"{stack} = arena_grow({arena}, {stack}, {held}, {wanted})")
         text.line(depth + 1, f"{capacity} = 2 * {capacity}")
 
     def slot(self, frames: Frames, at: str, offset: int) -> str:
         """The address of a slot of the frame at a position."""
         text = self.text
         size = text.integer(frames.size, "n")
-        place = f"{text.name(frames.stack)} + {at} * {size}"
+        place = f"{text.name(frames.stack)} + {_HEADER} + {at} * {size}"
         return f"{place} + {text.integer(offset, 'o')}" if offset else place
 
     def frame(self, frames: Frames, at: str, depth: int, reads: bool) -> None:

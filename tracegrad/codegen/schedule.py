@@ -48,7 +48,6 @@ from tracegrad.codegen.steps import (
     squeezed_axes,
 )
 from tracegrad.ir.graph import Builder, Graph, Node
-from tracegrad.ir.ops.control import is_control
 from tracegrad.ir.types import StackType, int64
 
 # How many kernels, counted from the last, a root may join.
@@ -73,7 +72,8 @@ def schedule(graph: Graph, layouts: list[Shape | None]) -> Schedule:
         View(buffer, 0, layout or row_major(node.shape), node.shape)
         for buffer, node, layout in zip(inputs, graph.inputs, layouts, strict=True)
     ]
-    return scheduled(graph, views, lambda scheduler: scheduler.run(inputs))
+    planned: Schedule = scheduled(graph, views, lambda scheduler: scheduler.run(inputs))
+    return planned
 
 
 def scheduled(
@@ -120,7 +120,8 @@ class Scheduler:
         self.ops_of: dict[Node, int] = {}
         self.handed_over: set[Node] = set()
         self.read_by: dict[Node, set[int]] = {}
-        self.buffers: list[Buffer] = []
+        # A dictionary, since it is asked whether a buffer is the graph's own.
+        self.buffers: dict[Buffer, None] = {}
         self.owned = owned
         # Within control flow: the arena of stacks that live within, and those of stacks that leave.
         self.scratch = Buffer("arena", int64, ARENA_WORDS)
@@ -145,7 +146,7 @@ class Scheduler:
         elif kind == "temporary" and self.owned is not None and not node.shape:
             kind = "register"
         made = _memory(kind, node, position)
-        self.buffers.append(made)
+        self.buffers[made] = None
         return made
 
     def copy_input(self, node: Node) -> None:
@@ -181,7 +182,7 @@ class Scheduler:
                 # outputs own memory.
                 self.store(node, View(buffer, 0, row_major(node.shape), node.shape), node)
         self.drop_private()
-        return Schedule(self.graph, self.steps, self.places, inputs, outputs, self.buffers)
+        return Schedule(self.graph, self.steps, self.places, inputs, outputs, list(self.buffers))
 
     def visit(self, wanted: dict[Node, View]) -> None:
         """Visit the nodes in order, giving each root its step; where it is `wanted`, if it is."""
@@ -191,7 +192,7 @@ class Scheduler:
                 self.place_constant(node)
             if node not in self.roots or node in self.places:
                 continue
-            if is_control(node):
+            if node.op.name in CONTROL:
                 control.plan(self, node)
             else:
                 self.compute(node, self.target(node))

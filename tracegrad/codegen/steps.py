@@ -160,6 +160,16 @@ class Branch:
 
 
 @dataclass(eq=False)
+class Depth:
+    """How many frames a stack holds, into a register."""
+
+    node: Node
+    stack: Buffer
+    register: Buffer
+    position: int = 0
+
+
+@dataclass(eq=False)
 class Home:
     """An array that a region changes: a variable for where it is, and where it ends up.
 
@@ -186,7 +196,7 @@ class Region:
     exit     runs at the end: results in registers go to memory.
     """
 
-    step: Loop | Branch
+    step: Loop | Branch | Depth
     exit: Block
     homes: list[Home]
     stacks: list[tuple[Buffer, Buffer, bool]]
@@ -195,7 +205,7 @@ class Region:
     position: int = 0
 
 
-Step = Kernel | Call | Loop | Branch | Region
+Step = Kernel | Call | Loop | Branch | Depth | Region
 
 
 @dataclass

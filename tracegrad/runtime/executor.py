@@ -18,7 +18,17 @@ from tracegrad.codegen.lowering import lower
 from tracegrad.codegen.memory_plan import plan
 from tracegrad.codegen.region import emit_region
 from tracegrad.codegen.schedule import schedule
-from tracegrad.codegen.steps import Branch, Buffer, Call, Kernel, Loop, Region, Schedule, Step
+from tracegrad.codegen.steps import (
+    Branch,
+    Buffer,
+    Call,
+    Depth,
+    Kernel,
+    Loop,
+    Region,
+    Schedule,
+    Step,
+)
 from tracegrad.config import config
 from tracegrad.errors import GraphError
 from tracegrad.ir.graph import Graph, Node
@@ -287,7 +297,7 @@ def describe(step: Step) -> str:
     """One line on what a step computes."""
     if isinstance(step, Region):
         return f"{step.step.node.op.name} as native control flow"
-    assert not isinstance(step, Loop | Branch)
+    assert not isinstance(step, Loop | Branch | Depth)
     if isinstance(step, Call):
         shapes = ", ".join(str(list(view.shape)) for view in step.operands)
         return f"{step.node.op.name}({shapes})"
