@@ -26,6 +26,7 @@ from tracegrad.tracer import methods as _methods
 from tracegrad.tracer import movement as _movement
 from tracegrad.tracer import randomness as _randomness
 from tracegrad.tracer.autograd import is_tensor
+from tracegrad.tracer.branches import cond, switch
 from tracegrad.tracer.compile import compile
 from tracegrad.tracer.conversion import clone, detach, is_floating_point, numel
 from tracegrad.tracer.creation import (
@@ -54,6 +55,7 @@ from tracegrad.tracer.grad_mode import (
     set_grad_enabled,
 )
 from tracegrad.tracer.limits import finfo, iinfo
+from tracegrad.tracer.loops import fori_loop, map, scan, while_loop
 from tracegrad.tracer.printing import set_printoptions
 from tracegrad.tracer.promotion import get_default_dtype, result_type, set_default_dtype
 from tracegrad.tracer.tensor import Size, Tensor
@@ -89,6 +91,7 @@ __all__ = [
     "autograd",
     "bool_",
     "compile",
+    "cond",
     "device",
     "dtype",
     "empty",
@@ -98,6 +101,7 @@ __all__ = [
     "float16",
     "float32",
     "float64",
+    "fori_loop",
     "from_numpy",
     "full",
     "full_like",
@@ -117,6 +121,7 @@ __all__ = [
     "jvp",
     "linalg",
     "linspace",
+    "map",
     "nn",
     "no_grad",
     "ones",
@@ -124,13 +129,16 @@ __all__ = [
     "promote_types",
     "random",
     "result_type",
+    "scan",
     "set_default_dtype",
     "set_grad_enabled",
     "set_printoptions",
+    "switch",
     "tensor",
     "uint8",
     "value_and_grad",
     "vjp",
+    "while_loop",
     "zeros",
     "zeros_like",
     "float",

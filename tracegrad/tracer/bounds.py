@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from tracegrad.errors import BoundsError, TracegradError
-from tracegrad.ir.graph import Node
-from tracegrad.ir.interpret import interpret
+from tracegrad.ir.graph import Graph, Node
+from tracegrad.ir.interpret import interpret, watching
 from tracegrad.ir.op import OPS
+from tracegrad.ir.types import bool_
 from tracegrad.tracer.location import Place
 from tracegrad.tracer.state import state
 
@@ -48,7 +50,12 @@ class Limits(NamedTuple):
         return str(array[bad].flat[0]) if bad.any() else None
 
     def outside(self, x: Node) -> Node:
-        """bool[]: whether any element is out of the limits. Appends to the current builder."""
+        """bool[]: whether any element is out of the limits. Appends to the current builder.
+
+        A bool is such a flag itself.
+        """
+        if x.dtype is bool_:
+            return x
         # Negated, so that NaN is outside.
         bad = OPS["logical_not"](OPS["bitwise_and"](x >= self.low, x <= self.high))
         if self.spared is not None:
@@ -72,11 +79,13 @@ class Requirement:
 
 def require(x: Tensor, limits: Limits) -> None:
     """Raise `limits.error` if an element of `x` is out of the limits, now and on each replay."""
-    found = limits.first_outside(x._array)
-    if found is not None:
-        raise limits.error(limits.message.format(found))
-    if state.recorder is not None and x._array.size:
-        state.recorder.require(x, limits)
+    recorder = state.recorder
+    if recorder is None or not recorder.in_body:
+        found = limits.first_outside(x._array)
+        if found is not None:
+            raise limits.error(limits.message.format(found))
+    if recorder is not None and x._array.size:
+        recorder.require(x, limits)
 
 
 def refuse(segment: Segment, requirement: Requirement, arguments: Sequence[Any]) -> None:
@@ -87,11 +96,67 @@ def refuse(segment: Segment, requirement: Requirement, arguments: Sequence[Any])
         np.asarray(value, node.dtype.numpy)
         for value, node in zip(arguments, graph.inputs, strict=True)
     ]
+    (value,) = watched(graph, arrays)
     limits = requirement.limits
-    found = limits.first_outside(state.quietly(interpret, graph, arrays)[0])
     # Where compiled code rounds differently, the interpreter may find none.
+    found = limits.first_outside(value) if value.dtype.kind != "b" else None
+    raise error_of(requirement, found)
+
+
+def error_of(requirement: Requirement, found: str | None) -> TracegradError:
+    """The error of a requirement that does not hold for the element `found`, if that is known."""
+    limits = requirement.limits
     error = limits.error(limits.message.format("of some element" if found is None else found))
     if requirement.place is not None:
         error.args = (f"{error}, at {requirement.place}",)
         error.located = True  # type: ignore[attr-defined]
-    raise error
+    return error
+
+
+_in_bodies: WeakKeyDictionary[Graph, tuple[Requirement, ...]] = WeakKeyDictionary()
+
+
+def remember(body: Graph, requirements: Sequence[Requirement]) -> None:
+    """These requirements stand in the body of a loop or a branch, each with its node there."""
+    _in_bodies[body] = tuple(requirements)
+
+
+def watched(graph: Graph, arrays: Sequence[Array]) -> list[Array]:
+    """The outputs of `graph`; or the error of the first requirement in a body that does not
+    hold.
+    """
+
+    def see(graph: Graph, node: Node, value: Array) -> None:
+        for requirement in _in_bodies.get(graph, ()):
+            if requirement.node is node:
+                found = requirement.limits.first_outside(value)
+                if found is not None:
+                    raise error_of(requirement, found)
+
+    with watching(see):
+        outputs: list[Array] = state.quietly(interpret, graph, arrays)
+    return outputs
+
+
+def any_outside(flags: Sequence[Node]) -> Node:
+    """bool[]: whether any of the flags is set. Appends to the current builder."""
+    total = flags[0]
+    for flag in flags[1:]:
+        total = OPS["bitwise_or"](total, flag)
+    return total
+
+
+def require_none(
+    fault: Tensor, requirements: Sequence[Requirement], again: Graph, inputs: Any
+) -> None:
+    """`fault` was computed by a loop or a branch: it is true where one of `requirements`, which
+    stand in its body, did not hold.
+
+    Raises the error of the one that failed, which running the graph `again` on the tensors `inputs`
+    tells, now and on each replay.
+    """
+    recorder = state.recorder
+    if recorder is not None and not recorder.in_body and fault._array:
+        watched(again, [x._array for x in inputs])
+    first = requirements[0].limits
+    require(fault, Limits(0, 0, first.message.format("of some element"), None, first.error))

@@ -82,7 +82,7 @@ def apply_whole(
     """The outputs of `graph` on tensors. It is one node on the tape, and is recorded as it is."""
     arrays = [x._array for x in inputs]
     if values is None:
-        values = _own(evaluated(graph, arrays), arrays)
+        values = _example(graph, inputs) or _own(evaluated(graph, arrays), arrays)
     outputs = [
         wrap(np.asarray(value, node.dtype.numpy))
         for value, node in zip(values, graph.outputs, strict=True)
@@ -103,6 +103,16 @@ def apply_whole(
                     output._output_nr = number
                     output._requires_grad = True
     return outputs
+
+
+def _example(graph: Graph, inputs: Sequence[Tensor]) -> list[Array] | None:
+    """Stand-ins for the outputs within a body, where nobody can see them; None elsewhere."""
+    recorder = state.recorder
+    if recorder is None or not recorder.in_body:
+        return None
+    if all(recorder.is_constant(x) for x in inputs):
+        return None
+    return [np.zeros(x.shape, x.dtype.numpy) for x in graph.outputs]
 
 
 def evaluated(graph: Graph, arrays: Sequence[Array]) -> list[Array]:

@@ -104,12 +104,24 @@ def apply(
     output._array = result
     if state.recorder is not None:
         state.recorder.record(op, inputs, params, output)
+    elif state.weak_numbers:
+        keep_weak(inputs, output)
     if state.grad_enabled and call.differentiable:
         for x in inputs:
             if x._requires_grad or (x._base is not None and x.requires_grad):
                 _tape(call, op, inputs, params, output, grad_name or call.grad_name)
                 break
     return output
+
+
+# What Python's bool, int and float are as arrays.
+_NUMBERS = frozenset(map(np.dtype, ("bool", "int64", "float64")))
+
+
+def keep_weak(inputs: Sequence[Tensor], output: Tensor) -> None:
+    """Mark what comes of Python numbers alone: it is a Python number still."""
+    if output._array.dtype in _NUMBERS and any(x._weak for x in inputs):
+        output._weak = all(x._weak or x._literal is not None for x in inputs)
 
 
 def _tape(

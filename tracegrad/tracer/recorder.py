@@ -21,6 +21,7 @@ from tracegrad.tracer.access import Path
 from tracegrad.tracer.bounds import Limits, Requirement
 from tracegrad.tracer.captures import Guard as CaptureGuard
 from tracegrad.tracer.captures import Survey
+from tracegrad.tracer.dispatch import keep_weak
 from tracegrad.tracer.draws import Draws
 from tracegrad.tracer.hooks import Registration
 from tracegrad.tracer.inputs import (
@@ -48,9 +49,6 @@ from tracegrad.tracer.views import freeze, memory_root, replay, write_back
 
 if TYPE_CHECKING:
     from tracegrad.tracer.tensor import Tensor
-
-# What Python's bool, int and float are as arrays.
-_NUMBERS = frozenset(map(np.dtype, ("bool", "int64", "float64")))
 
 
 class Recorder(InputTable):
@@ -101,6 +99,21 @@ class Recorder(InputTable):
             scope.closed = True
             self.scope = outer
 
+    def enter(self, tensor: Tensor, name: str | None, differentiable: bool) -> Node:
+        """Make a new tensor an input of the body that is being traced."""
+        value = self.scope.input(tensor._type, name, differentiable)
+        self._bind_new(tensor, value)
+        assert value.node is not None
+        return value.node
+
+    def node_of(self, tensor: Tensor) -> Node:
+        """The node of a tensor in the segment that is being recorded."""
+        return self._operand(tensor, self.value_of(tensor))
+
+    def is_constant(self, tensor: Tensor) -> bool:
+        """Whether a tensor depends on nothing that another call could change."""
+        return self._is_constant(self._recorded(tensor))
+
     def close(self) -> None:
         """Forget all tensors: one that escaped may keep this object alive."""
         self.memories.clear()
@@ -141,9 +154,7 @@ class Recorder(InputTable):
             output._trace = Binding(self, value, memory.version)
         else:
             self._bind_new(output, value)
-        if output._array.dtype in _NUMBERS and any(x._weak for x in inputs):
-            # What comes of Python numbers alone is a Python number still.
-            output._weak = all(x._weak or x._literal is not None for x in inputs)
+        keep_weak(inputs, output)
 
     def record_graph(
         self, graph: Graph, inputs: Sequence[Tensor], outputs: Sequence[Tensor]

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 class Recorder(Protocol):
     """Who is told of everything that happens to tensors while a function is traced."""
 
+    @property
+    def in_body(self) -> bool:
+        """Whether what happens now is in the body of a loop or branch, which may never run."""
+
     def record(
         self, op: Op, inputs: Sequence[Tensor], params: dict[str, Any], output: Tensor
     ) -> None:
@@ -29,6 +33,9 @@ class Recorder(Protocol):
         self, graph: Graph, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
     ) -> None:
         """`outputs`, which are new, are those of `graph` on `inputs`."""
+
+    def is_constant(self, tensor: Tensor) -> bool:
+        """Whether `tensor` depends on nothing that another call could change."""
 
     def mutate(self, target: Tensor, value: Tensor) -> None:
         """`value`, recorded before and of the same shape and dtype, was written into `target`."""
@@ -64,6 +71,7 @@ class Recorder(Protocol):
 class State(threading.local):
     """The modes of one thread.
 
+    `weak_numbers`: tensors that stand for Python numbers are about, also in eager code.
     `quietly(function, *args)` calls with NumPy's floating-point warnings off. Entering
     `np.errstate` costs more than a small op; running in a context that has it entered costs nearly
     nothing.
@@ -72,6 +80,7 @@ class State(threading.local):
     grad_enabled: bool = True
     inference: bool = False
     recorder: Recorder | None = None
+    weak_numbers: bool = False
 
     def __init__(self) -> None:
         context = contextvars.Context()

@@ -1,0 +1,123 @@
+"""The functions given to loops and branches, as graphs: what `while_loop` and `cond` run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from tracegrad.errors import GradError
+from tracegrad.ir.graph import Graph, Node, reachable
+from tracegrad.ir.op import OPS
+from tracegrad.ir.ops.control import FLAG
+from tracegrad.tracer.bounds import Requirement, any_outside, remember
+from tracegrad.tracer.state import state
+from tracegrad.tracer.tape import Node as TapeNode
+from tracegrad.tracer.tensor import Tensor, wrap
+
+if TYPE_CHECKING:
+    from tracegrad.tracer.recorder import Recorder
+
+
+class BodyInput(TapeNode):
+    """Where the tape of a body begins: what it is differentiated for is not known inside of it."""
+
+    __slots__ = ()
+
+    def run(self, grads: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        """GradError: the way on does not exist."""
+        raise GradError(
+            "backward() in a function given to a loop or a branch came to what the function was "
+            "given: use tg.grad there"
+        )
+
+
+@dataclass(eq=False)
+class Body:
+    """A function of tensors, traced.
+
+    inputs    the nodes of its arguments.
+    operands  the tensors from around that it reads, each with its node.
+    outputs   the nodes of its results, which are `results`.
+    fault     the node of a flag, true where one of `requirements` does not hold; None if it has
+              none.
+    """
+
+    nodes: tuple[Node, ...]
+    inputs: list[Node]
+    operands: list[tuple[Node, Tensor]]
+    outputs: list[Node]
+    results: list[Tensor]
+    requirements: list[Requirement]
+    fault: Node | None
+
+    def graph(self, name: str, inputs: Sequence[Node], outputs: Sequence[Node]) -> Graph:
+        """The body as a graph, its inputs and outputs in the order of the op that runs it."""
+        live = reachable((*outputs, *(node for node in self.nodes if not node.op.pure)))
+        made = Graph(
+            name, tuple(inputs), tuple(node for node in self.nodes if node in live), tuple(outputs)
+        )
+        if self.requirements:
+            remember(made, self.requirements)
+        return made
+
+
+def trace_body(
+    function: Callable[[list[Tensor]], Sequence[Tensor]],
+    likes: Sequence[Tensor],
+    names: Sequence[str],
+    form: str,
+    *,
+    carries_fault: bool = False,
+) -> Body:
+    """Run `function` on stand-ins with the values of `likes` and keep what it does as a graph.
+
+    A recorder is active. `form` is how the user's program calls this, for errors. With
+    `carries_fault` the fault is that of all runs: then the last of `inputs` is its value before.
+    TraceError where the function asks for a value or changes what it did not make.
+    """
+    recorder = cast("Recorder", state.recorder)
+    before = state.grad_enabled, state.weak_numbers
+    with recorder.body("body", form) as scope:
+        try:
+            stand_ins = []
+            inputs = []
+            for like, name in zip(likes, names, strict=True):
+                tensor = _stand_in(like)
+                inputs.append(recorder.enter(tensor, name, tensor._requires_grad))
+                stand_ins.append(tensor)
+            results = list(function(stand_ins))
+            outputs = [recorder.node_of(x) for x in results]
+        finally:
+            state.grad_enabled, state.weak_numbers = before
+        builder = scope.builder
+        fault = None
+        if scope.requirements:
+            flags = [builder.nodes[item.position] for item in scope.requirements]
+            if carries_fault:
+                earlier = builder.input(FLAG, "fault")
+                inputs.append(earlier)
+                flags.insert(0, earlier)
+            with builder:
+                fault = any_outside(flags)
+        nodes = tuple(builder.nodes)
+        return Body(
+            nodes, inputs, scope.operands, outputs, results, list(scope.requirements), fault
+        )
+
+
+def _stand_in(like: Tensor) -> Tensor:
+    """A tensor with memory of its own, in the middle of a tape."""
+    tensor = wrap(np.array(like._array))
+    tensor._weak = like._weak
+    if state.grad_enabled and tensor.dtype.is_floating_point:
+        tensor._grad_fn = BodyInput((), (tensor._type,))
+        tensor._requires_grad = True
+    return tensor
+
+
+def and_not(go: Node, fault: Node) -> Node:
+    """bool[]: `go`, unless something is wrong already. Appends to the current builder."""
+    return OPS["bitwise_and"](go, OPS["logical_not"](fault))
