@@ -227,6 +227,9 @@ def _differentiated(
 ) -> tuple[Graph, tuple[bool, ...]]:
     if len(wrt) != len(graph.inputs) or len(given) != len(graph.outputs):
         raise GraphError(f"{graph.name}: one flag for each input and each output is needed")
+    from tracegrad.ir.passes import prepare
+
+    graph = prepare(graph)
     with Builder(graph.name) as builder:
         xs = [builder.input(x.type, x.params["name"], x.loc) for x in graph.inputs]
         ys = inline(builder, graph, xs)

@@ -3,23 +3,28 @@
 A pass is a function `Graph -> Graph` that keeps inputs, outputs and meaning; nodes that it leaves
 alone are shared between the two. Every pass rebuilds the graph through a `Builder`, so that common
 subexpressions and dead code never survive one.
+
+The bodies of loops and branches go through the same passes, before the graph that they are in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
+from weakref import WeakSet
 
 from tracegrad.config import config
 from tracegrad.ir.canonical import CANONICAL, NodeRule, fold
+from tracegrad.ir.control_passes import has_control, reduce_control, reduce_stacks
 from tracegrad.ir.graph import Builder, Graph, Node
+from tracegrad.ir.ops.control import graphs_of, with_graphs
 from tracegrad.ir.printer import text
 from tracegrad.ir.rewrites import EXACT, INEXACT, RuleTable
 from tracegrad.ir.verifier import verify
 from tracegrad.log import dump, log
 
 # A phase is repeated while it changes something; no graph has been seen to need more.
-_ROUNDS = 4
+_ROUNDS = 8
 
 # One node is rewritten at most so often in one pass, in case two rules undo each other.
 _REWRITES = 16
@@ -103,8 +108,22 @@ PASSES: tuple[Pass, ...] = (
     Pass("simplify", "fold constants", fold_constants),
     Pass("simplify", "exact algebra", simplify),
     Pass("simplify", "inexact algebra", simplify_inexactly, exact=False),
+    Pass("simplify", "loops and branches", reduce_control),
+    Pass("simplify", "stacks", reduce_stacks),
     Pass("clean", "dead code and common subexpressions", eliminate),
 )
+
+
+# What differentiation finds easier than what a user writes, and no more: composites keep their own
+# gradients, and every formula stays as it was written.
+_BEFORE_DIFFERENTIATION: tuple[Pass, ...] = (
+    Pass("prepare", "fold constants", fold_constants),
+    Pass("prepare", "loops and branches", reduce_control),
+)
+
+# Bodies that all of the passes leave alone, by whether those that change values are among them.
+_optimal: dict[bool, WeakSet[Graph]] = {False: WeakSet(), True: WeakSet()}
+_prepared: WeakSet[Graph] = WeakSet()
 
 
 def optimize(graph: Graph, fastmath: bool = False) -> Graph:
@@ -114,15 +133,72 @@ def optimize(graph: Graph, fastmath: bool = False) -> Graph:
     """
     before = len(graph.nodes)
     _check(graph, "input")
+    inside = _in_bodies_once(_optimal[fastmath], lambda body: optimize(body, fastmath))
     for phase in dict.fromkeys(p.phase for p in PASSES):
         steps = [p for p in PASSES if p.phase == phase and (p.exact or fastmath)]
-        for _ in range(_ROUNDS):
-            start = graph
-            for step in steps:
-                graph = _run(step, graph)
-            if len(steps) == 1 or start.nodes == graph.nodes:
-                break
+        if phase == "simplify":
+            steps = [Pass(phase, "bodies", inside), *steps]
+        graph = _repeated(steps, graph)
     log("passes", lambda: f"{graph.name}: {before} -> {len(graph.nodes)} nodes\n{text(graph)}")
+    return graph
+
+
+def prepare(graph: Graph) -> Graph:
+    """Loops and branches as differentiation wants them: what does not change is not carried."""
+    if not has_control(graph):
+        return graph
+    first = Pass("prepare", "bodies", _in_bodies_once(_prepared, prepare))
+    return _repeated([first, *_BEFORE_DIFFERENTIATION], graph)
+
+
+def in_bodies(graph: Graph, change: Callable[[Graph], Graph]) -> Graph:
+    """`graph` with `change` applied to the bodies of its loops and branches."""
+
+    if not has_control(graph):
+        return graph
+    with Builder(graph.name) as builder:
+        builder.inputs.extend(graph.inputs)
+        new: dict[Node, Node] = {x: x for x in graph.inputs}
+        for node in graph.nodes:
+            inputs = [new[x] for x in node.inputs]
+            old = graphs_of(node)
+            changed = [change(body) for body in old]
+            if not all(a is b for a, b in zip(old, changed, strict=True)):
+                params = with_graphs(node, changed)
+                new[node] = builder.append(node.op, inputs, params, node.loc)
+            elif all(x is y for x, y in zip(inputs, node.inputs, strict=True)):
+                new[node] = builder.keep(node)
+            else:
+                new[node] = builder.adopt(node, inputs)
+        return builder.finish([new[x] for x in graph.outputs], graph.origin)
+
+
+def rewrite_everywhere(graph: Graph, rule: NodeRule) -> Graph:
+    """`rewrite`, in the bodies of loops and branches too."""
+    return rewrite(in_bodies(graph, lambda body: rewrite_everywhere(body, rule)), rule)
+
+
+def _in_bodies_once(
+    done: WeakSet[Graph], change: Callable[[Graph], Graph]
+) -> Callable[[Graph], Graph]:
+    """The pass that makes `change` in bodies, but not in those that it has made, which are `done`."""
+
+    def apply(body: Graph) -> Graph:
+        if body not in done:
+            body = change(body)
+            done.add(body)
+        return body
+
+    return lambda graph: in_bodies(graph, apply)
+
+
+def _repeated(steps: Sequence[Pass], graph: Graph) -> Graph:
+    for _ in range(_ROUNDS):
+        start = graph
+        for step in steps:
+            graph = _run(step, graph)
+        if len(steps) == 1 or start.nodes == graph.nodes:
+            break
     return graph
 
 
