@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import weakref
 from typing import Any
 
 import numpy as np
@@ -18,25 +19,28 @@ _free.argtypes = (ctypes.c_void_p,)
 _free.restype = None
 
 
+def _give_back(words: Array, free: Any = _free, word_at: Any = ctypes.c_int64.from_address) -> None:
+    """Free the chunks of an arena. As defaults, the functions outlive this module at exit."""
+    chunk = int(words[0])
+    while chunk:
+        before = word_at(chunk).value
+        free(chunk)
+        chunk = before
+
+
 class Arena:
     """The words of an arena; its memory is freed with this object."""
 
-    __slots__ = ("words",)
+    __slots__ = ("__weakref__", "words")
 
     def __init__(self) -> None:
         self.words: Array = np.zeros(_WORDS, np.int64)
+        weakref.finalize(self, _give_back, self.words)
 
     @property
     def nbytes(self) -> int:
         """Bytes that the arena holds."""
         return int(self.words[3])
-
-    def __del__(self) -> None:
-        chunk = int(self.words[0])
-        while chunk:
-            before = ctypes.c_int64.from_address(chunk).value
-            _free(chunk)
-            chunk = before
 
 
 class _Loan:
