@@ -123,7 +123,9 @@ def append_a_structure(state, x):
 )
 @pytest.mark.parametrize("start", [0, 2])
 def test_what_is_appended_is_appended_at_every_call_of_one_trace(body, start):
-    as_eager(body, state_of(log=[tg.tensor(9.0)] * start), VALUES, traces=1)
+    # Where an empty list grows at either end, only a second trace tells which.
+    traces = 2 if body is insert_in_front and start == 0 else 1
+    as_eager(body, state_of(log=[tg.tensor(9.0)] * start), VALUES, traces=traces)
 
 
 def test_appending_on_a_branch():
@@ -234,7 +236,7 @@ def test_other_changes_of_a_list(body):
     assert compiled.statistics.traces == traces
 
 
-# ------------------------------------------------------------- dictionaries, sets, deques, attributes
+# --------------------------------------------------------- dictionaries, sets, deques, attributes
 
 
 def store_in_a_dictionary(state, x):

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from enum import Enum
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -18,7 +19,15 @@ import numpy as np
 
 from tracegrad.tracer import access
 from tracegrad.tracer.access import MISSING, Path
-from tracegrad.tracer.code_reading import names_in
+from tracegrad.tracer.code_reading import AT_THE_FRONT, NO_NAMES, Names, names_in
+from tracegrad.tracer.guards import (
+    SCALARS,
+    ContentGuard,
+    Guard,
+    KeysGuard,
+    PresenceGuard,
+    TypeGuard,
+)
 from tracegrad.tracer.location import PACKAGE
 from tracegrad.tracer.tensor import Tensor
 
@@ -34,102 +43,10 @@ _CONSTANT_PACKAGES = frozenset(sys.stdlib_module_names) - {"__main__"} | {
     "tracegrad",
 }
 
-_SCALARS = (bool, int, float, complex, str, bytes, type(None), set, frozenset, np.generic)
-# What is compared by value; all else by identity.
-_COMPARED: tuple[type, ...] = (*_SCALARS, list, tuple)
 _MOST_OBJECTS = 20_000
 # Containers that a function can add to without asking what they hold.
 _GROWING = (list, dict, set, deque)
-
-
-class Guard:
-    """A plain value or a function that must be the same at each call."""
-
-    __slots__ = ("_types", "expected", "path")
-
-    def __init__(self, path: Path, value: Any) -> None:
-        self.path = path
-        self._types: list[type] | None = None
-        if isinstance(value, list | tuple):
-            self._types = [type(item) for item in value]
-            value = type(value)(value) if type(value) in (list, tuple) else value
-        elif isinstance(value, set):
-            value = set(value)
-        self.expected = value
-
-    def holds(self, arguments: Sequence[Any]) -> bool:
-        """Whether what stands at the path now is what stood there when the trace was made."""
-        value: Any = self.path.get(arguments)
-        expected: Any = self.expected
-        if value is expected:
-            return True
-        if type(value) is not type(expected) or not isinstance(expected, _COMPARED):
-            return False
-        if self._types is not None:
-            return bool(value == expected) and [type(item) for item in value] == self._types
-        # NaN is the same as NaN here: the trace is the same.
-        return bool(value == expected) or (value != value and expected != expected)
-
-    def difference(self, arguments: Sequence[Any]) -> str:
-        """`lr: 0.1 -> 0.2`."""
-        return f"{self.path}: {_short(self.expected)} -> {_short(self.path.get(arguments))}"
-
-
-class KeysGuard(Guard):
-    """A list must have as many items, and a dictionary the same keys, as they had."""
-
-    __slots__ = ()
-
-    def __init__(self, path: Path, value: Any) -> None:
-        super().__init__(path, _keys(value))
-
-    def holds(self, arguments: Sequence[Any]) -> bool:
-        """Whether the container has the same places for items."""
-        return bool(_keys(self.path.get(arguments)) == self.expected)
-
-    def difference(self, arguments: Sequence[Any]) -> str:
-        """`layers: items range(0, 2) -> range(0, 3)`."""
-        return f"{self.path}: items {self.expected} -> {_keys(self.path.get(arguments))}"
-
-
-class ContentGuard(Guard):
-    """An array that NumPy may have read while tracing has to have equal elements."""
-
-    __slots__ = ("_dtype", "_shape")
-
-    def __init__(self, path: Path, array: np.ndarray[Any, Any]) -> None:
-        super().__init__(path, _bits(array).copy())
-        self._dtype = array.dtype
-        self._shape = array.shape
-
-    def holds(self, arguments: Sequence[Any]) -> bool:
-        """Whether the array has the same dtype, shape and bits."""
-        value = self.path.get(arguments)
-        return (
-            isinstance(value, np.ndarray)
-            and value.dtype == self._dtype
-            and value.shape == self._shape
-            and np.array_equal(_bits(value), self.expected)
-        )
-
-    def difference(self, arguments: Sequence[Any]) -> str:
-        """`weights: elements of the array changed`."""
-        return f"{self.path}: elements of the array changed"
-
-
-def _bits(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-
-
-def _keys(value: Any) -> Any:
-    if isinstance(value, dict):
-        return tuple(value)
-    return len(value) if isinstance(value, list | tuple | deque) else None
-
-
-def _short(value: Any) -> str:
-    text = getattr(value, "__qualname__", None) or repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+_PLAIN_CONTAINERS = frozenset({list, dict, set, deque, OrderedDict, defaultdict})
 
 
 def is_constant_code(value: Any) -> bool:
@@ -154,6 +71,7 @@ class Survey:
     guards     plain values and functions.
     contents   the elements of each array that the code names, by identity of the array.
     twins      pairs of paths that lead to one object.
+    named_tensors  those of the tensors that the code names, by path.
     variables  globals and variables of enclosing functions, there or not.
     objects    path of each object that can be changed, and the object, by identity.
     codes      the user's code that was met.
@@ -167,20 +85,18 @@ class Survey:
         self.guards: list[Guard] = []
         self.twins: list[tuple[Path, Path]] = []
         self.variables: dict[Path, None] = {}
+        self.named_tensors: dict[Path, Tensor] = {}
         self.objects: dict[int, tuple[Path, Any]] = {}
         self.codes: dict[CodeType, None] = {}
-        self.set_attributes: frozenset[str] = frozenset()
         # Identities are used as keys, so everything met stays alive as long as the survey.
         self._kept: list[Any] = []
-        self._attributes: frozenset[str] = frozenset()
-        self._mentioned: frozenset[str] = frozenset()
-        self._used: frozenset[str] = frozenset()
+        self._names = NO_NAMES
         roots = [(access.of_object(value, _name_of(value)), value) for value in (function, *opaque)]
         while True:
             # A function met late can name attributes of objects met before: walk until none is new.
-            before = self._attributes, self._mentioned, self._used, self.set_attributes
+            before = self._names
             self._walk(roots)
-            if (self._attributes, self._mentioned, self._used, self.set_attributes) == before:
+            if self._names == before:
                 break
         self.contents = {
             id(array): ContentGuard(path, array)
@@ -196,30 +112,44 @@ class Survey:
         known = {id(part) for array in taken for part in (array, array.base)}
         return [guard for key, guard in self.contents.items() if key not in known]
 
+    def forget(self, overwritten: Collection[Path]) -> None:
+        """Do not guard what the function only sets: what it was before makes no difference."""
+        self.guards = [
+            guard
+            for guard in self.guards
+            if guard.path not in overwritten or guard.path.name in self._names.attributes
+        ]
+
     def _walk(self, roots: Sequence[tuple[Path, Any]]) -> None:
         self.tensors.clear()
         self.arrays.clear()
         self.guards.clear()
         self.twins.clear()
         self.objects.clear()
+        self.named_tensors.clear()
         self._named_arrays: list[tuple[Path, np.ndarray[Any, Any]]] = []
         self._seen: dict[int, Path] = {}
         self._guarded: set[Path] = set()
+        self._looked_into: set[int] = set()
         work = deque((path, value, False) for path, value in roots)
         while work and len(self._seen) < _MOST_OBJECTS:
             path, value, named = work.popleft()
             if isinstance(value, _GROWING):
                 self.objects.setdefault(id(value), (path, value))
-                if path.name in self._mentioned and path.name not in self._used:
-                    # Only added to: what it holds makes no difference, and it may be long.
+                if self._is_only_added_to(path, value):
+                    # What it holds makes no difference, and it may be long.
                     self._kept.append(value)
                     continue
-            if isinstance(value, _SCALARS):
+            if isinstance(value, SCALARS):
                 if named:
                     self._guard(path, value)
                 continue
-            if isinstance(value, FunctionType | type | MethodType) and named:
+            if isinstance(value, FunctionType | type | MethodType | Enum) and named:
                 self._guard(path, value)
+            if isinstance(value, Enum):
+                continue
+            if isinstance(value, Tensor) and named:
+                self.named_tensors[path] = value
             if isinstance(value, np.ndarray) and named:
                 self._named_arrays.append((path, value))
             first = self._seen.setdefault(id(value), path)
@@ -229,6 +159,29 @@ class Survey:
                 continue
             self._kept.append(value)
             work.extend(self._inside(path, value, named))
+
+    def _is_only_added_to(self, path: Path, value: Any) -> bool:
+        if type(value) not in _PLAIN_CONTAINERS or not self._names.only_adds_to(path.name):
+            self._looked_into.add(id(value))
+            return False
+        if isinstance(value, list | deque) and not self._names.attributes.isdisjoint(AT_THE_FRONT):
+            if isinstance(value, deque) and value.maxlen is not None:
+                # What is put in at one end falls out at the other.
+                self._looked_into.add(id(value))
+                return False
+            if not value:
+                # The ends of nothing are one: what goes to which is seen where something is there.
+                self.guards.append(KeysGuard(path, value))
+        return True
+
+    def is_unread(self, value: Any) -> bool:
+        """Whether the function only adds to the container `value`, and never asks what it holds."""
+        return isinstance(value, _GROWING) and id(value) not in self._looked_into
+
+    @property
+    def names(self) -> Names:
+        """All names in the user's code that was met."""
+        return self._names
 
     def _guard(self, path: Path, value: Any) -> None:
         # Of a method, a new object each time, the function is what matters; the walk goes there.
@@ -260,7 +213,7 @@ class Survey:
         elif isinstance(value, ModuleType):
             self._changeable(path, value)
             if value.__name__.partition(".")[0] not in _CONSTANT_PACKAGES:
-                for name in sorted(self._attributes & vars(value).keys()):
+                for name in sorted(self._names.attributes & vars(value).keys()):
                     yield path.attribute(name), vars(value)[name], True
         elif isinstance(value, type):
             if not is_constant_code(value):
@@ -271,11 +224,15 @@ class Survey:
             yield path.attribute("__wrapped__"), value.__wrapped__, True
         elif not isinstance(value, BuiltinFunctionType) and _has_open_attributes(value):
             self.objects[id(value)] = path, value
+            if named:
+                self.guards.append(TypeGuard(path, value))
             yield from self._of_instance(path, value)
+        elif named:
+            self._guard(path, value)
 
     def _changeable(self, path: Path, value: Any) -> None:
         """A class, function or module: its attributes can be set, but seldom are."""
-        if self.set_attributes:
+        if self._names.set_attributes:
             self.objects[id(value)] = path, value
 
     def _of_function(self, path: Path, function: FunctionType) -> Iterator[tuple[Path, Any, bool]]:
@@ -288,10 +245,7 @@ class Survey:
         if not ours:
             self.codes[code] = None
             found = names_in(code)
-            self._attributes |= found.attributes
-            self.set_attributes |= found.set_attributes
-            self._mentioned |= found.loaded | found.attributes | frozenset(code.co_freevars)
-            self._used |= found.used
+            self._names = self._names.union(found)
             names = function.__globals__
             for name in sorted(found.loaded | found.stored):
                 global_path = access.of_global(names, name)
@@ -318,7 +272,7 @@ class Survey:
     def _of_sequence(
         self, path: Path, value: Sequence[Any], named: bool
     ) -> Iterator[tuple[Path, Any, bool]]:
-        if value and all(isinstance(item, _SCALARS) for item in value):
+        if value and all(isinstance(item, SCALARS) for item in value):
             if named:
                 self._guard(path, value)
             return
@@ -332,10 +286,11 @@ class Survey:
                 continue
             for name, value in vars(base).items():
                 special = name.startswith("__") and name.endswith("__")
-                named = name in self._attributes
-                if isinstance(value, property) and named:
-                    for part in (value.fget, value.fset):
-                        if part is not None:
+                named = name in self._names.attributes
+                if isinstance(value, property):
+                    is_set = name in self._names.set_attributes
+                    for part, used in ((value.fget, named), (value.fset, is_set)):
+                        if part is not None and used:
                             yield access.of_object(part, f"{path}.{name}"), part, False
                 elif isinstance(value, staticmethod | classmethod) and named:
                     yield path.attribute(name), value.__func__, False
@@ -357,7 +312,15 @@ class Survey:
                 child = getattr(value, name, MISSING)
                 if child is not MISSING:
                     # Tensors are looked for everywhere; plain values count if the code names them.
-                    yield path.attribute(name), child, name in self._attributes
+                    place = path.attribute(name)
+                    yield place, child, name in self._names.attributes
+                    if name in self._names.set_attributes and isinstance(child, SCALARS):
+                        # The function may set it to what it is: to be done where it is not.
+                        self._guard(place, child)
+        for name in sorted(self._names.asked):
+            there = getattr(value, name, MISSING) is not MISSING
+            if not there or name in names:
+                self.guards.append(PresenceGuard(path.attribute(name), there))
 
 
 def _name_of(function: Any) -> str:

@@ -11,7 +11,7 @@ import linecache
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import CodeType
 
 from tracegrad.errors import SideEffectWarning
@@ -24,6 +24,9 @@ _ATTRIBUTE_LOADS = frozenset({"LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"})
 _STORES = frozenset({"STORE_GLOBAL", "STORE_NAME", "STORE_DEREF", "STORE_FAST", "STORE_ATTR"})
 # Methods whose effect and result do not depend on what a container holds.
 _ADDING = frozenset({"append", "appendleft", "extend", "extendleft", "add"})
+AT_THE_FRONT = frozenset({"appendleft", "extendleft", "insert"})
+"""Those of them that put something in front of what is there."""
+_ASKING = frozenset({"getattr", "hasattr"})
 _IGNORED = frozenset({"CACHE", "NOP", "EXTENDED_ARG"})
 _PUSHES = (
     _GLOBAL_LOADS
@@ -40,22 +43,43 @@ class Names:
 
     loaded      globals that are read.
     attributes  attributes that are read.
+    enclosing   variables of enclosing functions.
     stored      globals that are set; `set_attributes` the same of attributes.
     used        variables and attributes that are read for more than adding something to the
                 container that they name.
+    summed      what `+=` is done to: a list then grows, but a number counts.
+    asked       attributes that may be missing: named in a string for getattr() or hasattr(), or
+                read where an AttributeError is expected.
     """
 
     loaded: frozenset[str]
     attributes: frozenset[str]
+    enclosing: frozenset[str]
     stored: frozenset[str]
     set_attributes: frozenset[str]
     used: frozenset[str]
+    summed: frozenset[str]
+    asked: frozenset[str]
+
+    def union(self, other: Names) -> Names:
+        """The names of both."""
+        return Names(*[getattr(self, name) | getattr(other, name) for name in _FIELDS])
+
+    def only_adds_to(self, name: str) -> bool:
+        """Whether a container of that name is only added to; False if it is never mentioned."""
+        mentioned = name in self.loaded or name in self.attributes or name in self.enclosing
+        return mentioned and name not in self.used
+
+
+_FIELDS = tuple(field.name for field in fields(Names))
+NO_NAMES = Names(*[frozenset()] * len(_FIELDS))
 
 
 @functools.lru_cache(maxsize=4096)
 def names_in(code: CodeType) -> Names:
     """The names in `code`."""
-    found: dict[str, set[str]] = {name: set() for name in Names.__dataclass_fields__}
+    found: dict[str, set[str]] = {name: set() for name in _FIELDS}
+    found["enclosing"] |= {*code.co_freevars}
     steps = [step for step in dis.get_instructions(code) if step.opname not in _IGNORED]
     aliases = _adding_locals(code, steps)
     for place, step in enumerate(steps):
@@ -71,6 +95,15 @@ def names_in(code: CodeType) -> Names:
         loads = _GLOBAL_LOADS | _ATTRIBUTE_LOADS | _CELL_LOADS
         if step.opname in loads and not _only_adds(steps, place, aliases):
             found["used"].add(name)
+        elif step.opname in loads and _consumer(steps, place) == "BINARY_OP":
+            found["summed"].add(name)
+    if not _ASKING.isdisjoint(found["loaded"]):
+        texts = {text for text in code.co_consts if isinstance(text, str) and text.isidentifier()}
+        found["asked"] |= texts
+        found["attributes"] |= texts
+        found["used"] |= texts
+    if "AttributeError" in found["loaded"]:
+        found["asked"] |= found["attributes"]
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             inner = names_in(constant)
@@ -81,8 +114,10 @@ def names_in(code: CodeType) -> Names:
 
 @functools.lru_cache(maxsize=1024)
 def adding_parameters(code: CodeType) -> frozenset[str]:
-    """Parameters of a function that it does nothing with but add to the containers they are."""
-    count = code.co_argcount + code.co_kwonlyargcount
+    """Parameters of a function that it does nothing with but add to the end of what they are."""
+    if not names_in(code).attributes.isdisjoint(AT_THE_FRONT):
+        return frozenset()
+    count = code.co_argcount
     steps = [step for step in dis.get_instructions(code) if step.opname not in _IGNORED]
     return _adding_locals(code, steps, frozenset()) & frozenset(code.co_varnames[:count])
 
@@ -125,15 +160,16 @@ def _only_adds(steps: Sequence[dis.Instruction], place: int, aliases: frozenset[
         return following.argval in _ADDING
     if following.opname == "STORE_FAST":
         return following.argval in aliases
-    return _is_operand_of_addition(steps, place)
+    return bool(_consumer(steps, place))
 
 
 def _is_zero(step: dis.Instruction) -> bool:
     return step.opname in ("LOAD_CONST", "LOAD_SMALL_INT") and step.argval == 0
 
 
-def _is_operand_of_addition(steps: Sequence[dis.Instruction], place: int) -> bool:
-    """Whether the loaded container goes into `container += ...` or `container[key] = ...`.
+def _consumer(steps: Sequence[dis.Instruction], place: int) -> str:
+    """The instruction that adds something to the loaded container: that of `container += ...` or
+    of `container[key] = ...`; an empty string for all others.
 
     `above` is how much stands above it on the interpreter's stack.
     """
@@ -141,19 +177,20 @@ def _is_operand_of_addition(steps: Sequence[dis.Instruction], place: int) -> boo
     for i in range(place + 1, min(place + _LONGEST, len(steps))):
         step = steps[i]
         if step.is_jump_target or step.opcode in dis.hasjrel:
-            return False
+            return ""
         if step.opname == "STORE_SUBSCR":
-            return above == 1
+            return step.opname if above == 1 else ""
         if step.opname == "BINARY_OP" and above == 1 and step.argrepr == "+=":
             stores = [item for item in steps[i + 1 : i + 3] if item.opname in _STORES]
-            return bool(stores) and stores[0].argval == steps[place].argval
+            same = bool(stores) and stores[0].argval == steps[place].argval
+            return step.opname if same else ""
         if above == 0 and step.opname not in _PUSHES:
-            return False
+            return ""
         effect = dis.stack_effect(step.opcode, step.arg, jump=False)
         above += effect
         if effect < 0 and above <= 0:
-            return False
-    return False
+            return ""
+    return ""
 
 
 def announce(function: str, path: Path, difference: str, codes: Iterable[CodeType]) -> None:

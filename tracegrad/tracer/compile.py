@@ -7,6 +7,7 @@ import threading
 import time
 import types
 import warnings
+from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, overload
 
@@ -16,6 +17,7 @@ from tracegrad.log import log
 from tracegrad.tracer import call, program, promotion, scalars
 from tracegrad.tracer.access import Path
 from tracegrad.tracer.captures import Survey
+from tracegrad.tracer.code_reading import adding_parameters
 from tracegrad.tracer.history import Event, describe, explain_miss
 from tracegrad.tracer.inputs import AliasesMatter
 from tracegrad.tracer.inspection import Inspection
@@ -49,6 +51,8 @@ class CompiledFunction(Inspection):
         self._by_key: dict[Key, list[Specialisation]] = {}
         self._binder = Binder(function)
         self._plain_count = self._binder.count if self._binder.is_plain else -1
+        code = getattr(function, "__code__", None)
+        self._adding = adding_parameters(code) if code is not None else frozenset()
         self._owner = getattr(function, "__qualname__", "").rpartition(".")[0]
         self._lock = threading.RLock()
         self._clock = 0
@@ -130,6 +134,8 @@ class CompiledFunction(Inspection):
             name = names[i] if i < len(names) else f"args[{i - len(names)}]"
             if i == 0 and self._is_own_object(value):
                 described[name] = Static(value, by_identity=True)
+            elif self._is_kept(i, value):
+                described[name] = Static(type(value))
             else:
                 described[name] = flatten(value, leaves)
         for name in sorted(kwargs):
@@ -141,6 +147,16 @@ class CompiledFunction(Inspection):
         return bool(self._owner) and any(
             kind.__qualname__ == self._owner for kind in type(value).__mro__
         )
+
+    def _is_kept(self, position: int, value: Any) -> bool:
+        """Whether an argument is given to the function as it is, and is no part of the signature:
+        the object of a method, or a list that is only appended to.
+        """
+        if position == 0 and self._is_own_object(value):
+            return True
+        names = self._binder.names
+        appended = position < len(names) and names[position] in self._adding
+        return appended and type(value) in (list, deque)
 
     # ------------------------------------------------------------------ tracing
 
@@ -231,7 +247,7 @@ class CompiledFunction(Inspection):
         opaque = [value for item in described.values() for value in statics(item)]
         survey = Survey(self.__wrapped__, opaque)
         names = [name for label, item in described.items() for name in leaf_names(item, label)]
-        keep_first = bool(args) and self._is_own_object(args[0])
+        kept = {i for i, value in enumerate(args) if self._is_kept(i, value)}
         attempt = functools.partial(
             record,
             self.__wrapped__,
@@ -240,7 +256,7 @@ class CompiledFunction(Inspection):
             leaves,
             names,
             survey,
-            keep_first,
+            kept,
         )
         try:
             trace, recorder = attempt(found.tree.inputs, found.aliases, script)

@@ -59,7 +59,8 @@ def _augmented(name: str, forward: Operator) -> Operator:
     def method(self: Tensor, other: Any) -> Any:
         since = mark()
         value = forward(self, other)
-        if value is NotImplemented:
+        if value is NotImplemented or self._weak:
+            # A Python number, as which an argument of compiled code is given, does not change.
             return value
         return assign(self, value, name, since=since)
 

@@ -19,10 +19,10 @@ from tracegrad.ir.types import TensorType
 from tracegrad.tracer import access, outcomes
 from tracegrad.tracer.access import Path
 from tracegrad.tracer.bounds import Limits, Requirement
-from tracegrad.tracer.captures import Guard as CaptureGuard
 from tracegrad.tracer.captures import Survey
 from tracegrad.tracer.dispatch import keep_weak
 from tracegrad.tracer.draws import Draws
+from tracegrad.tracer.guards import Guard as CaptureGuard
 from tracegrad.tracer.hooks import Registration
 from tracegrad.tracer.inputs import (
     AliasesMatter,

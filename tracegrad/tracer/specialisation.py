@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from tracegrad.tracer.access import Path as AccessPath
-from tracegrad.tracer.captures import Guard, Survey
+from tracegrad.tracer.captures import Survey
 from tracegrad.tracer.code_reading import announce
+from tracegrad.tracer.guards import Guard, TensorGuard
 from tracegrad.tracer.recorder import Recorder
 from tracegrad.tracer.recording import Trace
 from tracegrad.tracer.signature import TensorKey, key_of, key_of_array
@@ -66,7 +67,13 @@ class Specialisation:
         inputs = recorder.inputs
         self.tree.extend(trace)
         taken = [item.tensor._array for item in inputs if isinstance(item.tensor, Tensor)]
-        for guard in (*survey.guards, *survey.unread(taken), *recorder.guards):
+        paths = {item.path for item in inputs}
+        unread = [
+            TensorGuard(path, tensor)
+            for path, tensor in survey.named_tensors.items()
+            if path not in paths and not any(item.tensor is tensor for item in inputs)
+        ]
+        for guard in (*survey.guards, *survey.unread(taken), *unread, *recorder.guards):
             if (type(guard), guard.path) not in self._guarded:
                 self._guarded.add((type(guard), guard.path))
                 self.guards.append(guard)

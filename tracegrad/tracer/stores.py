@@ -8,7 +8,7 @@ appended is appended again. A number that it counts up cannot be: that is announ
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from types import FunctionType, ModuleType
 from typing import Any
@@ -17,7 +17,8 @@ import numpy as np
 
 from tracegrad.tracer import access, differences
 from tracegrad.tracer.access import MISSING, Path
-from tracegrad.tracer.captures import KeysGuard, Survey
+from tracegrad.tracer.captures import Survey
+from tracegrad.tracer.guards import KeysGuard
 from tracegrad.tracer.structure import (
     TENSOR,
     Container,
@@ -113,7 +114,9 @@ def _holds_known(value: Any, known: dict[int, Path], depth: int) -> bool:
 class _Held:
     """An object that the function can change, and what it held before.
 
-    `is_copy`: the function got a copy of the caller's object, with tensors in place of numbers.
+    base     what it held as far as the function may ask. One that only adds to a dictionary or a
+             set gets an empty one, so that what it stores is seen even if it was there already.
+    is_copy  the function got a copy of the caller's object, with tensors in place of numbers.
     """
 
     def __init__(self, path: Path, value: Any, is_copy: bool, names: frozenset[str]) -> None:
@@ -121,7 +124,12 @@ class _Held:
         self.value = value
         self.is_copy = is_copy
         self.names = names
-        self.before = contents(value, names)
+        self.before = self.base = contents(value, names)
+
+    def empty(self) -> None:
+        """Take everything out until `restore`."""
+        self.value.clear()
+        self.base = contents(self.value, self.names)
 
 
 def contents(value: Any, names: frozenset[str]) -> Any:
@@ -162,24 +170,32 @@ class Places:
         args: Sequence[Any],
         kwargs: dict[str, Any],
         leaves: Sequence[Any],
+        kept: Collection[int],
     ) -> None:
         self._leaves = leaves
         self._variables = [(path, path.get(leaves)) for path in survey.variables]
         self._guarded = {g.path for g in survey.guards if not isinstance(g, KeysGuard)}
         self._held: dict[int, _Held] = {}
-        self._names = survey.set_attributes
+        self._names = survey.names
         for path, value in survey.objects.values():
             self._hold(path, value, False)
+            if isinstance(value, dict | set) and survey.is_unread(value):
+                self._held[id(value)].empty()
         if isinstance(leaves, CallLeaves):
             for i, value in enumerate(args):
-                self._walk(access.of_call(i, f"argument {i}"), value, 0)
+                path = access.of_call(i, f"argument {i}")
+                if i in kept and isinstance(value, list | deque):
+                    self._hold(path, value, False)
+                else:
+                    self._walk(path, value, 0)
             for name, value in kwargs.items():
                 self._walk(access.of_call(name, name), value, 0)
+        self.overwritten: set[Path] = set()
         self.known = {id(held.value): held.path for held in self._held.values()} | survey.arrays
 
     def _hold(self, path: Path, value: Any, is_copy: bool) -> None:
         if id(value) not in self._held:
-            self._held[id(value)] = _Held(path, value, is_copy, self._names)
+            self._held[id(value)] = _Held(path, value, is_copy, self._names.set_attributes)
 
     def _walk(self, path: Path, value: Any, depth: int) -> None:
         """Containers among the arguments: the caller's own, or copies with tensors for numbers."""
@@ -213,10 +229,11 @@ class Places:
 
     def _is_count(self, path: Path, before: Any, now: Any) -> bool:
         """Whether a number that the function reads became another: no later call has the same."""
-        return _is_number(before) and _is_number(now) and path in self._guarded
+        read = path.name in self._names.used or path.name in self._names.summed
+        return read and path in self._guarded and _is_number(before) and _is_number(now)
 
     def _store(self, held: _Held) -> Store | None:
-        before, value, path = held.before, held.value, held.path
+        before, value, path = held.base, held.value, held.path
         now = contents(value, held.names)
         if isinstance(value, list | deque):
             whole = path in self._guarded
@@ -243,6 +260,11 @@ class Places:
                 if name in now and self._is_count(path.attribute(name), before[name], now[name])
             }
             found = differences.of_dictionaries(before, now, kept, _set_attributes, ordered=False)
+            self.overwritten.update(
+                path.attribute(name)
+                for name in self._names.set_attributes & now.keys()
+                if not differences.same(before.get(name, MISSING), now[name])
+            )
         if found is None:
             return None
         return Store(path, *found)

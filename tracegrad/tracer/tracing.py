@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,15 +39,15 @@ def record(
     leaves: Sequence[Any],
     names: Sequence[str],
     survey: Survey,
-    keep_first: bool,
+    kept: Collection[int],
     known: Sequence[TraceInput] = (),
     aliases: bool = False,
     script: Sequence[Hashable] = (),
 ) -> tuple[Trace, Recorder]:
     """Run `function` once and take back everything that it did to tensors.
 
-    `names`: of each leaf. `keep_first`: the first argument is the object of a method, and left
-    alone. Whatever the function raises comes out, with every tensor as it was.
+    `names`: of each leaf. `kept`: positions of arguments that are left alone, as the object of a
+    method is. Whatever the function raises comes out, with every tensor as it was.
     AliasesMatter: it has to be recorded again with `aliases=True`.
     """
     stand_ins = [stand_in(leaf) for leaf in leaves]
@@ -57,20 +57,23 @@ def record(
     ]
     remaining = iter([tensor for _, tensor in stand_ins])
 
-    own, rest = (args[:1], args[1:]) if keep_first else ((), args)
-    rest = tuple(substitute(value, lambda leaf: next(remaining)) for value in rest)
+    args = tuple(
+        value if i in kept else substitute(value, lambda leaf: next(remaining))
+        for i, value in enumerate(args)
+    )
     kwargs = dict.fromkeys(kwargs) | {
         name: substitute(kwargs[name], lambda leaf: next(remaining)) for name in sorted(kwargs)
     }
     recorder = Recorder(arguments, survey, known, aliases=aliases, script=script)
-    places = Places(survey, (*own, *rest), kwargs, leaves)
+    places = Places(survey, args, kwargs, leaves, kept)
     starts_anew = False
     before = state.grad_enabled
     since = mark()
     state.recorder = recorder
     try:
-        result = function(*own, *rest, **kwargs)
+        result = function(*args, **kwargs)
         end = _end(recorder, result, [tensor for _, tensor in stand_ins], places, since)
+        survey.forget(places.overwritten)
         end.draws, end.generator = recorder.draws.end()
     except AliasesMatter:
         # The function will run once more for this call.
