@@ -369,7 +369,7 @@ def _plan_loop(scheduler: Scheduler, node: Node, context: _Inside) -> Loop:
     loop.position = len(scheduler.steps)
     scheduler.steps.append(loop)
     scheduler.uses_scratch |= uses_scratch
-    scheduler.handed_over.update(scheduler.base_of(x) for x in operands)
+    scheduler.handed_over.update(operands, map(scheduler.base_of, operands))
     for i, view in enumerate(results):
         context.place(i, view)
     return loop
@@ -445,7 +445,7 @@ def _plan_branch(scheduler: Scheduler, node: Node, context: _Inside) -> Branch:
     step.position = len(scheduler.steps)
     scheduler.steps.append(step)
     scheduler.uses_scratch |= uses_scratch
-    scheduler.handed_over.update(scheduler.base_of(x) for x in node.inputs)
+    scheduler.handed_over.update(node.inputs, map(scheduler.base_of, node.inputs))
     for i, (sink, type) in enumerate(zip(sinks, types, strict=True)):
         assert isinstance(sink, Buffer)
         context.place(i, _whole(sink, type))

@@ -37,6 +37,8 @@ _FRAMES = 16
 _HEADER = 64
 # The word of an arena that holds the address of its stack.
 _ROOT = 4
+# Initials of variables, apart from those of words of the table.
+_HINTS = {"register": "x", "row": "q", "stack": "z"}
 _UNWRITTEN = frozenset({"input", "constant"})
 
 
@@ -58,9 +60,9 @@ class _RegionText(Text):
 
     def name(self, buffer: Buffer) -> str:
         """The variable of a register, a stack, or the address of a buffer."""
-        if buffer.kind in ("register", "stack", "row"):
+        if buffer.kind in _HINTS:
             if buffer not in self.names:
-                self.names[buffer] = f"{buffer.kind[0]}{len(self.names)}"
+                self.names[buffer] = f"{_HINTS[buffer.kind]}{len(self.names)}"
                 if buffer.kind == "stack":
                     self.head.append(f"{self.names[buffer]} = 0")
             return self.names[buffer]
