@@ -60,6 +60,7 @@ from tracegrad.tracer.printing import set_printoptions
 from tracegrad.tracer.promotion import get_default_dtype, result_type, set_default_dtype
 from tracegrad.tracer.tensor import Size, Tensor
 from tracegrad.tracer.transforms import grad, hessian, jacfwd, jacrev, jvp, value_and_grad, vjp
+from tracegrad.tracer.vmap import vmap
 
 float = float32
 double = float64
@@ -138,6 +139,7 @@ __all__ = [
     "uint8",
     "value_and_grad",
     "vjp",
+    "vmap",
     "while_loop",
     "zeros",
     "zeros_like",

@@ -99,6 +99,20 @@ class Recorder(InputTable):
             scope.closed = True
             self.scope = outer
 
+    @contextmanager
+    def outside(self, scope: Scope) -> Iterator[None]:
+        """What is recorded within goes to where the body `scope` that is being traced stands."""
+        assert scope.outer is not None
+        self.scope = scope.outer
+        try:
+            yield
+        finally:
+            self.scope = scope
+
+    def was_written(self, tensor: Tensor) -> bool:
+        """Whether the memory of a tensor that the trace made has changed since."""
+        return self._memory_of(tensor).version > 0
+
     def enter(self, tensor: Tensor, name: str | None, differentiable: bool) -> Node:
         """Make a new tensor an input of the body that is being traced."""
         value = self.scope.input(tensor._type, name, differentiable)
@@ -231,7 +245,11 @@ class Recorder(InputTable):
             finally:
                 self.scope = scope
         if self.in_body:
-            raise demanded_inside(scope, kind)
+            shared = scope.shared(recorded) if scope.shared is not None else None
+            if shared is None:
+                raise demanded_inside(scope, kind)
+            with self.outside(scope):
+                return self.demand(shared, kind, value)
         key = (scope.numbers.number(recorded, self.segments), kind)
         if key in scope.answered:
             return outcomes.concrete(kind, scope.answered[key], value)
@@ -493,7 +511,10 @@ class Recorder(InputTable):
     ) -> None:
         """Random numbers are a function of the generator's seed and offset, which are inputs."""
         if self.in_body:
-            raise drawn_inside(self.scope)
+            if self.scope.draw is None:
+                raise drawn_inside(self.scope)
+            self._bind_new(output, self.scope.draw(op, inputs, output))
+            return
         ahead = self.draws.take(inputs[0], inputs[1], output)
         if ahead is None:
             # The function chose the seed itself: the numbers are the same at each call.

@@ -6,11 +6,12 @@ becomes an operand of it, through every body between.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from tracegrad.errors import TraceError
 from tracegrad.ir.graph import Builder, Node
+from tracegrad.ir.op import Op
 from tracegrad.ir.types import TensorType
 from tracegrad.tracer.bounds import Requirement
 from tracegrad.tracer.location import user_place
@@ -28,6 +29,9 @@ class Scope:
     operands  the tensors from around that the body reads, each with its node in the body.
     known     the body's own values of values from around, by identity.
     closed    the body is complete: its values mean nothing any more.
+    draw      of a function that is mapped over rows: the value of random numbers that an op made
+              from a seed and an offset.
+    shared    of such a function: the tensor outside for a value that is the same for all rows.
     """
 
     def __init__(self, name: str, outer: Scope | None = None, form: str = "") -> None:
@@ -42,6 +46,8 @@ class Scope:
         self.required: set[Hashable] = set()
         # Identities are keys here, so what has one stays alive.
         self.kept: list[Value] = []
+        self.draw: Callable[[Op, Sequence[Tensor], Tensor], Value] | None = None
+        self.shared: Callable[[Value], Tensor | None] | None = None
 
     @property
     def builder(self) -> Builder:
