@@ -37,6 +37,25 @@ def constants_right(node: Node) -> Node | None:
     return OPS[_MIRRORED.get(name, name)](b, a)
 
 
+def step_once(node: Node) -> Node | None:
+    """An integer plus a constant plus a constant is that integer plus one constant."""
+    if node.op.name not in ("add", "sub") or not node.dtype.is_integral:
+        return None
+    x, b = node.inputs
+    if x.op.name not in ("add", "sub") or x.shape != node.shape:
+        return None
+    y, a = x.inputs
+    first, second = scalar_value(a), scalar_value(b)
+    if first is None or second is None:
+        return None
+    total = (first if x.op.name == "add" else -first) + (
+        second if node.op.name == "add" else -second
+    )
+    # Integers wrap around, a constant as well as a sum.
+    step = np.asarray(total % 2**64, np.uint64).astype(node.dtype.numpy)
+    return y if step == 0 else OPS["add"](y, Builder.current().constant(step))
+
+
 def uniform_constant(node: Node) -> Node | None:
     """An array constant of one value is that value broadcast."""
     if node.op.name != "constant" or not node.shape or not node.type.size:
@@ -132,6 +151,16 @@ def broadcast_last(node: Node) -> Node | None:
     return _broadcast(made, node.shape)
 
 
+def move_uniform(node: Node) -> Node | None:
+    """What is moved of a tensor that is the same everywhere is the same everywhere."""
+    if node.op.name not in ("slice", "gather", "flip", "transpose"):
+        return None
+    x = node.inputs[0]
+    if x.op.name != "broadcast_to" or x.inputs[0].shape:
+        return None
+    return _broadcast(x.inputs[0], node.shape)
+
+
 def move_nothing(node: Node) -> Node | None:
     """A slice of everything, a pad by nothing, a flip of nothing, a concatenation of one."""
     name, params = node.op.name, node.params
@@ -201,11 +230,13 @@ def _broadcast(x: Node, shape: tuple[int, ...]) -> Node:
 
 CANONICAL: tuple[NodeRule, ...] = (
     constants_right,
+    step_once,
     uniform_constant,
     reshape_once,
     transpose_once,
     broadcast_once,
     broadcast_last,
+    move_uniform,
     move_nothing,
     cast_once,
     reduce_nothing,

@@ -10,14 +10,17 @@ The bodies of loops and branches go through the same passes, before the graph th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 from weakref import WeakSet
 
 from tracegrad.config import config
+from tracegrad.ir.accumulation import add_in_place
 from tracegrad.ir.canonical import CANONICAL, NodeRule, fold
 from tracegrad.ir.control_passes import has_control, reduce_control, reduce_stacks
 from tracegrad.ir.graph import Builder, Graph, Node
 from tracegrad.ir.ops.control import graphs_of, with_graphs
+from tracegrad.ir.ordering import read_before_update
 from tracegrad.ir.printer import text
 from tracegrad.ir.rewrites import EXACT, INEXACT, RuleTable
 from tracegrad.ir.verifier import verify
@@ -110,9 +113,16 @@ PASSES: tuple[Pass, ...] = (
     Pass("simplify", "inexact algebra", simplify_inexactly, exact=False),
     Pass("simplify", "loops and branches", reduce_control),
     Pass("simplify", "stacks", reduce_stacks),
+    Pass("simplify", "sums through loops", partial(add_in_place, inside=False)),
     Pass("clean", "dead code and common subexpressions", eliminate),
 )
 
+
+# Besides, in the bodies of loops and branches.
+_INSIDE: tuple[Pass, ...] = (
+    Pass("simplify", "sums in place", partial(add_in_place, inside=True)),
+    Pass("order", "reads before updates", read_before_update),
+)
 
 # What differentiation finds easier than what a user writes, and no more: composites keep their own
 # gradients, and every formula stays as it was written.
@@ -131,11 +141,17 @@ def optimize(graph: Graph, fastmath: bool = False) -> Graph:
 
     In check mode the verifier runs before the first and after every one; GraphError names the pass.
     """
+    return _optimize(graph, fastmath, PASSES)
+
+
+def _optimize(graph: Graph, fastmath: bool, passes: Sequence[Pass]) -> Graph:
     before = len(graph.nodes)
     _check(graph, "input")
-    inside = _in_bodies_once(_optimal[fastmath], lambda body: optimize(body, fastmath))
-    for phase in dict.fromkeys(p.phase for p in PASSES):
-        steps = [p for p in PASSES if p.phase == phase and (p.exact or fastmath)]
+    inside = _in_bodies_once(
+        _optimal[fastmath], lambda body: _optimize(body, fastmath, (*PASSES, *_INSIDE))
+    )
+    for phase in dict.fromkeys(p.phase for p in passes):
+        steps = [p for p in passes if p.phase == phase and (p.exact or fastmath)]
         if phase == "simplify":
             steps = [Pass(phase, "bodies", inside), *steps]
         graph = _repeated(steps, graph)
@@ -181,7 +197,7 @@ def rewrite_everywhere(graph: Graph, rule: NodeRule) -> Graph:
 def _in_bodies_once(
     done: WeakSet[Graph], change: Callable[[Graph], Graph]
 ) -> Callable[[Graph], Graph]:
-    """The pass that makes `change` in bodies, but not in those that it has made, which are `done`."""
+    """The pass that makes `change` in bodies, but for those that it has made: these are `done`."""
 
     def apply(body: Graph) -> Graph:
         if body not in done:
