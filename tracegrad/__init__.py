@@ -25,6 +25,7 @@ from tracegrad.tracer import functions as _functions
 from tracegrad.tracer import methods as _methods
 from tracegrad.tracer import movement as _movement
 from tracegrad.tracer import randomness as _randomness
+from tracegrad.tracer.associative_scan import associative_scan
 from tracegrad.tracer.autograd import is_tensor
 from tracegrad.tracer.branches import cond, switch
 from tracegrad.tracer.compile import compile
@@ -46,6 +47,14 @@ from tracegrad.tracer.creation import (
     zeros_like,
 )
 from tracegrad.tracer.device import Device, device
+from tracegrad.tracer.dynamic_slices import (
+    dynamic_index_in_dim,
+    dynamic_slice,
+    dynamic_slice_in_dim,
+    dynamic_update_index_in_dim,
+    dynamic_update_slice,
+    dynamic_update_slice_in_dim,
+)
 from tracegrad.tracer.grad_mode import (
     enable_grad,
     inference_mode,
@@ -89,12 +98,19 @@ __all__ = [
     "Tensor",
     "arange",
     "as_tensor",
+    "associative_scan",
     "autograd",
     "bool_",
     "compile",
     "cond",
     "device",
     "dtype",
+    "dynamic_index_in_dim",
+    "dynamic_slice",
+    "dynamic_slice_in_dim",
+    "dynamic_update_index_in_dim",
+    "dynamic_update_slice",
+    "dynamic_update_slice_in_dim",
     "empty",
     "empty_like",
     "enable_grad",

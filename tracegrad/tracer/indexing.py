@@ -8,6 +8,7 @@ the front.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +25,16 @@ from tracegrad.tracer.dispatch import apply, constant
 from tracegrad.tracer.inplace import assign, check_writable, fill_from
 from tracegrad.tracer.location import located, user_place
 from tracegrad.tracer.movement import window
+from tracegrad.tracer.moving_index import Block, Moving, block_of, is_moving, moving_slice
 from tracegrad.tracer.promotion import cast, to_tensor
 from tracegrad.tracer.state import state
 from tracegrad.tracer.tape import mark
 from tracegrad.tracer.tensor import Tensor
 
 Shape = tuple[int, ...]
+
+# What becomes of a tensor, a value for a place in it, and the indices of that place.
+Update = Callable[[Tensor, Tensor, list[Tensor]], Tensor]
 
 
 @dataclass
@@ -41,6 +46,8 @@ class Parsed:
     arrays                    for each axis of the view that an array addresses, that array; a mask
     is there
                               once, with all axes that it covers.
+    moving                    the axes of the tensor that a running program's indices address. For
+                              an integer there is no axis in the view, and no start.
     grad_name                 the tape node of the view, after the last part of the index.
     """
 
@@ -49,6 +56,7 @@ class Parsed:
     strides: list[int]
     shape: list[int]
     arrays: list[tuple[int, Tensor]]
+    moving: list[Moving]
     grad_name: str
 
 
@@ -85,7 +93,7 @@ def _index_tensor(part: Tensor) -> Any:
     if part.ndim == 0:
         if part._array.dtype.kind == "b":
             return bool(part)
-        if state.recorder is None or part._literal is not None:
+        if not is_moving(part):
             return to_index(part)
     return part if part._array.dtype.kind == "b" else cast(part, types.int64)
 
@@ -112,14 +120,33 @@ def parse(shape: Shape, index: Any) -> Parsed:
         parts.append(Ellipsis)
     at = next(i for i, part in enumerate(parts) if part is Ellipsis)
     parts[at : at + 1] = [Ellipsis] * (len(shape) - used)
-    parsed = Parsed([], [], [], [], [], "AliasBackward0")
+    parsed = Parsed([], [], [], [], [], [], "AliasBackward0")
+    # Beside arrays and masks, whose axes go to the front, an index is an array like them.
+    alone = all(is_moving(part) or not isinstance(part, (Tensor, bool)) for part in parts)
+    axis = 0
     for part in parts:
-        _add(parsed, shape, part)
+        if not (alone and _add_moving(parsed, shape, part, axis)):
+            _add(parsed, shape, part, axis)
+        axis += 1 if part is Ellipsis else _consumed(part)
     return parsed
 
 
-def _add(parsed: Parsed, shape: Shape, part: Any) -> None:
-    axis = len(parsed.starts)
+def _add_moving(parsed: Parsed, shape: Shape, part: Any, axis: int) -> bool:
+    """Take a part that is an integer, or a slice between integers, of a running program."""
+    if is_moving(part):
+        parsed.moving.append(Moving(axis, _within(part, shape[axis], axis)))
+        return True
+    moving = moving_slice(part, shape[axis], axis) if isinstance(part, slice) else None
+    if moving is None:
+        return False
+    parsed.moving.append(moving)
+    assert moving.length is not None
+    _cut(parsed, 0, moving.length, 1)
+    parsed.shape.append(moving.length)
+    return True
+
+
+def _add(parsed: Parsed, shape: Shape, part: Any, axis: int) -> None:
     place = len(parsed.shape)
     if part is Ellipsis:
         _cut(parsed, 0, shape[axis], 1)
@@ -274,6 +301,9 @@ def _placed(ndim: int, lead: int, place: int) -> Shape:
 def get_item(self: Tensor, index: Any) -> Tensor:
     """`t[index]`: a view for integers, slices, None and `...`; a copy for arrays and masks."""
     parsed = parse(self._array.shape, index)
+    if parsed.moving:
+        block = block_of(self.ndim, parsed.moving)
+        return _part_of(_read_block(self, block), parsed)
     view = _view(self, parsed)
     if not parsed.arrays:
         return view
@@ -291,6 +321,9 @@ def set_item(self: Tensor, index: Any, value: Any) -> None:
     since = mark()
     parsed = parse(self._array.shape, index)
     source = to_tensor(value, self.dtype)
+    if parsed.moving:
+        _write_block(self, block_of(self.ndim, parsed.moving), parsed, source, since)
+        return
     if not parsed.arrays:
         fill_from(_view(self, parsed), source, "__setitem__", "CopyBackwards")
         return
@@ -298,26 +331,74 @@ def set_item(self: Tensor, index: Any, value: Any) -> None:
     if _is_one_mask(parsed) and source._array.size == 1:
         _set_masked(view, parsed.arrays[0], source, since)
         return
-    plan = _gather(view._array.shape, parsed.arrays)
-    moved = _transposed(view, plan.order, "PermuteBackward0")
-    spread = _spread(source, moved, plan)
+    moved, spread, indices = _scattered(view, parsed, source)
     if state.recorder is None and not (
         state.grad_enabled and (source.requires_grad or self.requires_grad)
     ):
         check_writable(self)
-        moved._array[tuple(i._array for i in plan.indices)] = spread._array
+        moved._array[tuple(i._array for i in indices)] = spread._array
         self._storage.version += 1
         self._storage.written_by = "__setitem__"
         self._storage.written_at = user_place()
         return
-    new = apply(OPS["scatter"], [moved, spread, *plan.indices])
+    new = apply(OPS["scatter"], [moved, spread, *indices])
     assign(moved, new, "__setitem__", since=since)
 
 
-def _spread(source: Tensor, moved: Tensor, plan: Gather) -> Tensor:
-    """The value broadcast to the shape of the place, with the indexed axes in front."""
-    rest = moved._array.shape[len(plan.indices) :]
-    place = (*rest[: plan.place], *plan.lead, *rest[plan.place :])
+def accumulate_item(self: Tensor, index: Any, value: Any, update: Update) -> bool:
+    """`t[index] = update(t[index], value)` where `index` has arrays of integers, which may name an
+    element several times: then each time counts. False, and nothing done, for other indices.
+    """
+    parsed = parse(self._array.shape, index)
+    if all(array._array.dtype.kind == "b" for _, array in parsed.arrays):
+        return False
+    since = mark()
+    source = to_tensor(value, self.dtype)
+    moved, spread, indices = _scattered(_view(self, parsed), parsed, source)
+    assign(moved, update(moved, spread, indices), "at", since=since)
+    return True
+
+
+def _scattered(view: Tensor, parsed: Parsed, source: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """The view with the indexed axes in front, the value for the place, and the indices."""
+    plan = _gather(view._array.shape, parsed.arrays)
+    moved = _transposed(view, plan.order, "PermuteBackward0")
+    return moved, _placed_value(source, moved, plan), plan.indices
+
+
+def _part_of(block: Tensor, parsed: Parsed) -> Tensor:
+    """The basic stage on what moving indices address; the tensor itself where that is all."""
+    shape = block._array.shape
+    if tuple(parsed.limits) == shape == tuple(parsed.shape) and set(parsed.strides) <= {1}:
+        return block
+    return _view(block, parsed)
+
+
+def _read_block(x: Tensor, block: Block) -> Tensor:
+    moved = _transposed(x, block.order, "PermuteBackward0")
+    found = apply(OPS["gather"], [moved, *block.indices], grad_name="SelectBackward0")
+    return _transposed(found, block.back, "PermuteBackward0")
+
+
+def _write_block(x: Tensor, block: Block, parsed: Parsed, source: Tensor, since: int) -> None:
+    moved = _transposed(x, block.order, "PermuteBackward0")
+    rest = moved._array.shape[len(block.indices) :]
+    forth = tuple(int(i) for i in np.argsort(block.back))
+    whole = (*block.lead, *rest)
+    there = tuple(whole[i] for i in block.back)
+    if tuple(parsed.limits) == there == tuple(parsed.shape) and set(parsed.strides) <= {1}:
+        value = _spread(source, there)
+    else:
+        # Only a part of what the moving indices address is written: the rest stays as it is.
+        value = _read_block(x, block)
+        fill_from(_view(value, parsed), source, "__setitem__", "CopyBackwards")
+    value = _transposed(value, forth, "PermuteBackward0")
+    new = apply(OPS["scatter"], [moved, value, *block.indices])
+    assign(moved, new, "__setitem__", since=since)
+
+
+def _spread(source: Tensor, place: Shape) -> Tensor:
+    """The value broadcast to the shape of the place that it is written to."""
     shape = source._array.shape
     while len(shape) > len(place) and shape[0] == 1:
         shape = shape[1:]
@@ -334,8 +415,15 @@ def _spread(source: Tensor, moved: Tensor, plan: Gather) -> Tensor:
                 f"indexing result of shape {list(place)}"
             )
         source = apply(OPS["broadcast_to"], [source], {"shape": place})
+    return source
+
+
+def _placed_value(source: Tensor, moved: Tensor, plan: Gather) -> Tensor:
+    """The value broadcast to the shape of the place, with the indexed axes in front."""
+    rest = moved._array.shape[len(plan.indices) :]
+    place = (*rest[: plan.place], *plan.lead, *rest[plan.place :])
     back = np.argsort(_placed(len(place), len(plan.lead), plan.place))
-    return _transposed(source, tuple(int(i) for i in back), "PermuteBackward0")
+    return _transposed(_spread(source, place), tuple(int(i) for i in back), "PermuteBackward0")
 
 
 def _is_one_mask(parsed: Parsed) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from tracegrad.ir import types
 from tracegrad.ir.types import DType
 from tracegrad.tracer import conversion, creation, inplace, movement, numpy_interop, printing
+from tracegrad.tracer.at import At
 from tracegrad.tracer.autograd import tensor_backward
 from tracegrad.tracer.functions import METHODS
 from tracegrad.tracer.indexing import get_item, set_item
@@ -109,6 +110,7 @@ def _methods() -> dict[str, Any]:
         "__repr__": printing.tensor_repr,
         "__format__": printing.tensor_format,
         "__hash__": lambda self: id(self),
+        "at": property(At),
         "data": property(conversion.data_of, conversion.set_data),
         "T": property(movement.reversed_axes),
         "mT": property(movement.matrix_transpose),

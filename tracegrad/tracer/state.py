@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from tracegrad.ir.graph import Graph
+    from tracegrad.ir.graph import Graph, Node
     from tracegrad.ir.op import Op
     from tracegrad.tracer.bounds import Limits
     from tracegrad.tracer.hooks import Registration
@@ -33,6 +33,9 @@ class Recorder(Protocol):
         self, graph: Graph, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
     ) -> None:
         """`outputs`, which are new, are those of `graph` on `inputs`."""
+
+    def node_of(self, tensor: Tensor) -> Node:
+        """The node of `tensor` where recording is."""
 
     def is_constant(self, tensor: Tensor) -> bool:
         """Whether `tensor` depends on nothing that another call could change."""

@@ -92,7 +92,8 @@ def _trace(call: LoopCall, carry: Tree) -> tuple[Body, Tree, Tree]:
     body = trace_body(
         once, [position, *carry.leaves, *slices], names, call.form, carries_fault=True
     )
-    return body, *found
+    new, row = found
+    return body, new, row
 
 
 def _in_types(leaves: Sequence[Tensor], weak: Sequence[bool], carry: Tree) -> list[Tensor]:
