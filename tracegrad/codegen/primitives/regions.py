@@ -33,7 +33,6 @@ types: Any = numba_types
 
 __all__ = [
     "address_of",
-    "advance",
     "arena_allocate",
     "arena_grow",
     "arena_release",
@@ -51,20 +50,6 @@ __all__ = [
 ]
 
 _BYTE = ir.IntType(8).as_pointer()
-
-
-@intrinsic
-def advance(typing: Any, pointer: Any, count: Any) -> Any:
-    """The pointer `count` elements further on."""
-    if not isinstance(pointer, Pointer):
-        return None
-    storage = pointer.storage
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        typed = builder.bitcast(arguments[0], storage.as_pointer())
-        return builder.bitcast(builder.gep(typed, [arguments[1]]), _BYTE)
-
-    return pointer(pointer, types.int64), generate
 
 
 @intrinsic
