@@ -8,7 +8,6 @@ branch that has nothing for a place leaves it unset, and its own backward does n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
 
 from tracegrad.ir.cotangents import has_cotangent, zero_cotangent
 from tracegrad.ir.dependence import dependence
@@ -18,6 +17,7 @@ from tracegrad.ir.loops import elements
 from tracegrad.ir.ops.control import cond, item, unset
 from tracegrad.ir.partition import Partition, body_prices, cut
 from tracegrad.ir.passes import optimize
+from tracegrad.ir.reading import PricesOfReading, prices_of_reading
 from tracegrad.ir.types import StackType, Type
 
 # A value that a backward branch reads: an operand or result of the forward `cond`, by its number.
@@ -25,14 +25,14 @@ _Place = tuple[str, int]
 
 
 def branch_cotangents(
-    node: Node, given: Mapping[int, Node], wanted: Sequence[bool], free: AbstractSet[Node]
+    node: Node, given: Mapping[int, Node], wanted: Sequence[bool], again: PricesOfReading
 ) -> tuple[Node, list[Node | None]]:
     """The `cond` that saves what its backward reads, to stand in place of `node`, and the
     cotangents of the node's inputs.
 
     `given` has the cotangents of results by their index, `wanted` flags the inputs whose cotangents
-    are asked for; `free` is what backward can read at no cost. Both are appended to the current
-    builder.
+    are asked for; `again` is the price of reading values of forward in backward. Both are appended
+    to the current builder.
     """
     index, *operands = node.inputs
     branches: tuple[Graph, ...] = node.params["branches"]
@@ -40,8 +40,8 @@ def branch_cotangents(
     outputs = [i in given for i in range(len(branches[0].outputs))]
     if not _any_reached(branches, wrt, outputs):
         return node, [None] * len(node.inputs)
-    again = [x in free for x in operands]
-    halves = [_halves(branch, wrt, outputs, again) for branch in branches]
+    prices = [0.0 if again is None else again.get(x) for x in operands]
+    halves = [_halves(branch, wrt, outputs, prices) for branch in branches]
     augmented, places = _augmented(node, halves)
     found = [_positions(wrt, half) for half in halves]
     got = [i for i in range(len(operands)) if any(i in at for at in found)]
@@ -80,14 +80,17 @@ def _any_reached(branches: Sequence[Graph], wrt: Sequence[bool], outputs: Sequen
 
 
 def _halves(
-    branch: Graph, wrt: Sequence[bool], outputs: Sequence[bool], again: Sequence[bool]
+    branch: Graph,
+    wrt: Sequence[bool],
+    outputs: Sequence[bool],
+    prices: Sequence[float | None],
 ) -> Partition:
-    """The joint graph of one branch, cut. `again` flags the operands that backward reads freely."""
-    joint, present = joint_graph(branch, wrt, outputs, free=again)
+    """The joint graph of one branch, cut. `prices` are those of reading the operands again."""
+    joint, present = joint_graph(branch, wrt, outputs, again=prices)
     joint = optimize(joint)
     n_inputs = len(branch.inputs)
-    free = {x for x, flag in zip(joint.inputs[:n_inputs], again, strict=True) if flag}
-    return cut(joint, n_inputs, len(branch.outputs), present, body_prices(free, set()))
+    again = prices_of_reading((), joint.inputs[:n_inputs], prices)
+    return cut(joint, n_inputs, len(branch.outputs), present, body_prices(again, set()))
 
 
 def _augmented(node: Node, halves: Sequence[Partition]) -> tuple[Node, list[list[_Place]]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -23,6 +22,7 @@ from tracegrad.ir.masking import Masked, add, conjunction, peel
 from tracegrad.ir.op import OPS, Op, _NonDifferentiable
 from tracegrad.ir.ops.control import item, while_loop
 from tracegrad.ir.params import frozen_params
+from tracegrad.ir.reading import PricesOfReading, prices_of_reading
 from tracegrad.ir.types import StackType, TensorType, Type, bool_
 
 
@@ -91,16 +91,19 @@ def pullback(
     """
     ys = [y] if isinstance(y, Node) else list(y)
     gs = [g] if isinstance(g, Node) else list(g)
-    return _walk(ys, gs, xs, frozenset())[0]
+    return _walk(ys, gs, xs, None)[0]
 
 
 def _walk(
-    ys: Sequence[Node], gs: Sequence[Node | None], xs: Sequence[Node], free: AbstractSet[Node]
+    ys: Sequence[Node],
+    gs: Sequence[Node | None],
+    xs: Sequence[Node],
+    again: PricesOfReading,
 ) -> tuple[list[Node | None], dict[Node, Node]]:
     """The cotangents of `xs`, and the loops and branches that save what their backward reads by
     those that they are to stand in place of.
 
-    `free` is what backward can read at no cost.
+    `again` is the price of reading values of forward in backward.
     """
     builder = Builder.current()
     nodes = order(ys)
@@ -122,7 +125,7 @@ def _walk(
         builder.loc = node.loc or outer_loc
         if node in results:
             wanted = [x in depends for x in node.inputs]
-            replaced[node], found = control_cotangents(node, results.pop(node), wanted, free)
+            replaced[node], found = control_cotangents(node, results.pop(node), wanted, again)
             for x, cotangent in zip(node.inputs, found, strict=True):
                 if cotangent is not None:
                     received.setdefault(x, []).append(peel(cotangent))
@@ -150,20 +153,21 @@ def _sum(contributions: list[Masked]) -> Masked:
 
 
 def control_cotangents(
-    node: Node, given: Mapping[int, Node], wanted: Sequence[bool], free: AbstractSet[Node]
+    node: Node, given: Mapping[int, Node], wanted: Sequence[bool], again: PricesOfReading
 ) -> tuple[Node, list[Node | None]]:
     """Reverse mode through a loop or branches: the node that saves what backward reads, to stand in
     place of `node`, and the cotangents of the inputs flagged in `wanted`.
 
-    `given` has the cotangents of results by their index.
+    `given` has the cotangents of results by their index, `again` is the price of reading values of
+    forward in backward.
     """
     # Not above: these differentiate the graphs inside, and so need this module.
     from tracegrad.ir.branch_gradient import branch_cotangents
     from tracegrad.ir.loop_gradient import loop_cotangents
 
     if node.op is while_loop:
-        return loop_cotangents(node, given, wanted)
-    return branch_cotangents(node, given, wanted, free)
+        return loop_cotangents(node, given, wanted, again)
+    return branch_cotangents(node, given, wanted, again)
 
 
 def order(roots: Sequence[Node]) -> list[Node]:
@@ -187,16 +191,16 @@ def joint_graph(
     wrt: Sequence[bool],
     given: Sequence[bool],
     *,
-    free: Sequence[bool] | None = None,
+    again: Sequence[float | None] | None = None,
 ) -> tuple[Graph, tuple[bool, ...]]:
     """Forward and backward in one graph, and whether each input flagged in `wrt` has a gradient.
 
     Inputs: those of `graph`, then a cotangent for each output flagged in `given`. Outputs: those of
     `graph`, then the cotangents of the inputs in `wrt` that have one. GraphError if a flag stands
-    at a value that has no cotangent. `free` flags the inputs that backward can read at no cost, all
-    by default: it matters to what branches save.
+    at a value that has no cotangent. `again` matters to what loops and branches save, see
+    `tracegrad.ir.reading`: it has the price of each input, None for one that has to be saved.
     """
-    return _differentiated(graph, wrt, given, primal=True, free=free)
+    return _differentiated(graph, wrt, given, primal=True, again=again)
 
 
 def gradient_graph(graph: Graph, wrt: Sequence[bool], given: Sequence[bool]) -> Graph:
@@ -223,7 +227,7 @@ def _differentiated(
     given: Sequence[bool],
     *,
     primal: bool,
-    free: Sequence[bool] | None = None,
+    again: Sequence[float | None] | None = None,
 ) -> tuple[Graph, tuple[bool, ...]]:
     if len(wrt) != len(graph.inputs) or len(given) != len(graph.outputs):
         raise GraphError(f"{graph.name}: one flag for each input and each output is needed")
@@ -240,9 +244,8 @@ def _differentiated(
         targets = [x for x, flag in zip(xs, wrt, strict=True) if flag]
         for x in targets:
             _cotangent_type(graph, x)
-        flags = [True] * len(xs) if free is None else free
-        free_nodes = {x for x, flag in zip(xs, flags, strict=True) if flag}
-        found, replaced = _walk(ys, gs, targets, free_nodes)
+        prices = None if again is None else prices_of_reading(builder.nodes, xs, again)
+        found, replaced = _walk(ys, gs, targets, prices)
         cotangents = [x for x in found if x is not None]
         joint = builder.finish((*ys, *cotangents) if primal else cotangents, "joint")
         return _substituted(joint, replaced), tuple(x is not None for x in found)

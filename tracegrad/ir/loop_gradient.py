@@ -18,11 +18,12 @@ from tracegrad.errors import GraphError
 from tracegrad.ir.cotangents import add_cotangents, has_cotangent, zero_cotangent
 from tracegrad.ir.dependence import through_iterations
 from tracegrad.ir.differentiate import joint_graph
-from tracegrad.ir.graph import Builder, Graph, Node, inline
+from tracegrad.ir.graph import Builder, Graph, Node, inline, scalar_value
 from tracegrad.ir.loops import Loop, LoopBuilder, Made, elements, split
 from tracegrad.ir.ops.control import item
 from tracegrad.ir.partition import Partition, body_prices, cut
 from tracegrad.ir.passes import optimize
+from tracegrad.ir.reading import PricesOfReading, price_of, prices_of_reading
 from tracegrad.ir.types import StackType
 
 # Where the backward half finds a value: the part of the loop, and the place there.
@@ -32,14 +33,15 @@ Cotangents = list[Node | None]
 
 
 def loop_cotangents(
-    node: Node, given: Mapping[int, Node], wanted: Sequence[bool]
+    node: Node, given: Mapping[int, Node], wanted: Sequence[bool], again: PricesOfReading
 ) -> tuple[Node, Cotangents]:
     """The loop that saves what its backward reads, to stand in place of `node`, and the cotangents
     of the node's inputs.
 
     `given` has the cotangents of results by their index, `wanted` flags the inputs whose cotangents
-    are asked for. Both loops are appended to the current builder. GraphError for a loop that runs
-    in reverse and may stop before its limit: where it began is not known.
+    are asked for; `again` is the price of reading values of forward in backward. Both loops are
+    appended to the current builder. GraphError for a loop that runs in reverse and may stop before
+    its limit: where it began is not known.
     """
     loop = Loop.of(node)
     if loop.reverse and not loop.goes_on:
@@ -47,7 +49,7 @@ def loop_cotangents(
     flow = _flow(loop, given, wanted[2:])
     if not any(flow.inputs):
         return node, [None] * len(node.inputs)
-    parts = _halves(loop, flow)
+    parts = _halves(loop, flow, again)
     saver = _Saver(loop, parts)
     augmented = saver.loop.append() if saver.pushed else node
     return augmented, [None, None, *_backward(saver, flow, given, augmented)]
@@ -93,16 +95,24 @@ def _flow(loop: Loop, given: Mapping[int, Node], operands: Sequence[bool]) -> _F
     )
 
 
-def _halves(loop: Loop, flow: _Flow) -> Partition:
+# So often a loop is thought to run of which this is not known.
+_TRIPS = 4
+
+
+def _halves(loop: Loop, flow: _Flow, again: PricesOfReading) -> Partition:
     """The body's joint graph, cut."""
-    carried = len(loop.carry)
-    again = [not 1 <= i <= carried for i in range(len(loop.body.inputs))]
-    joint, present = joint_graph(loop.body, flow.inputs, flow.outputs, free=again)
+    limit = scalar_value(loop.limit) if loop.goes_on else None
+    trips = loop.length or _TRIPS if limit is None else max(int(limit), 1)
+    prices: list[float | None] = [0.0, *(None for _ in loop.carry)]
+    prices += [price_of(x, again) / trips if x.shape else 0.0 for x in (*loop.consts, *loop.xs)]
+    # Frames: a stack is there, or is passed on by its name.
+    prices += [0.0] * (len(loop.body.inputs) - len(prices))
+    joint, present = joint_graph(loop.body, flow.inputs, flow.outputs, again=prices)
     joint = optimize(joint)
     n_inputs, n_outputs = len(loop.body.inputs), len(loop.body.outputs)
-    free = {x for x, flag in zip(joint.inputs[:n_inputs], again, strict=True) if flag}
-    kept = set(joint.outputs[1 + carried : n_outputs])
-    return cut(joint, n_inputs, n_outputs, present, body_prices(free, kept))
+    kept = set(joint.outputs[1 + len(loop.carry) : n_outputs])
+    cost = prices_of_reading((), joint.inputs[:n_inputs], prices)
+    return cut(joint, n_inputs, n_outputs, present, body_prices(cost, kept))
 
 
 class _Saver:

@@ -13,7 +13,7 @@ the problem, and the partitioner of functorch for its solution by flow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -226,16 +226,17 @@ _READ_AGAIN = 4
 _SLOW = frozenset({"div", "sqrt", "rsqrt", "reciprocal", "remainder", "fmod", "floor_divide"})
 
 
-def body_prices(free: set[Node], kept: set[Node]) -> Prices:
+def body_prices(again: Mapping[Node, float], kept: set[Node]) -> Prices:
     """Prices in the body of a loop or a branch.
 
-    `free` can be read again as it is, since it does not change from iteration to iteration or is
-    kept for each; so are the outputs in `kept`.
+    `again` has what can be read again as it is, since it does not change from iteration to
+    iteration or is there for each, and the bytes that this takes for an iteration. The outputs in
+    `kept` can be read again too.
     """
 
     def saving(x: Node, outputs: set[Node]) -> float:
-        if x in free or x in kept:
-            return _READ_AGAIN
+        if x in again or x in kept:
+            return _READ_AGAIN + _UNIT * again.get(x, 0.0)
         if not x.shape:
             return _UNIT * (x.type.nbytes + 2)
         # On a tie what exists as an array anyway.
@@ -243,7 +244,7 @@ def body_prices(free: set[Node], kept: set[Node]) -> Prices:
         return _UNIT * (2.0 * x.type.nbytes + (8 if exists else 16))
 
     def recomputing(x: Node) -> float:
-        if x.op.name == "gather" and x.inputs[0] in free:
+        if x.op.name == "gather" and x.inputs[0] in again:
             return _UNIT * (x.type.nbytes / 2 + 1)
         price = _price_of_recomputing(x)
         if x.shape or x.op.family != "elementwise" or not price:
