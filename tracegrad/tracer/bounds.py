@@ -6,7 +6,7 @@ and looks at it before anything is written back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -147,16 +147,16 @@ def any_outside(flags: Sequence[Node]) -> Node:
 
 
 def require_none(
-    fault: Tensor, requirements: Sequence[Requirement], again: Graph, inputs: Any
+    fault: Tensor, requirements: Sequence[Requirement], again: Callable[[], Any]
 ) -> None:
     """`fault` was computed by a loop or a branch: it is true where one of `requirements`, which
     stand in its body, did not hold.
 
-    Raises the error of the one that failed, which running the graph `again` on the tensors `inputs`
-    tells, now and on each replay.
+    Raises the error of the one that failed, now and on each replay. `again` runs the loop or the
+    branch once more by `watched`, which tells which one it was.
     """
     recorder = state.recorder
-    if recorder is not None and not recorder.in_body and fault._array:
-        watched(again, [x._array for x in inputs])
+    if (recorder is None or not recorder.in_body) and fault._array:
+        again()
     first = requirements[0].limits
     require(fault, Limits(0, 0, first.message.format("of some element"), None, first.error))

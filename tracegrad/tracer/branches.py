@@ -17,9 +17,8 @@ from tracegrad.ir.graph import Builder, Node
 from tracegrad.ir.op import OPS
 from tracegrad.ir.ops.control import cond as cond_op
 from tracegrad.tracer.bodies import Body, trace_body
-from tracegrad.tracer.bounds import require_none
 from tracegrad.tracer.carries import Tree, common_dtypes, tree_of, truth_of
-from tracegrad.tracer.control import apply_control, control_graph
+from tracegrad.tracer.control import apply_control, apply_with_fault
 from tracegrad.tracer.conversion import to_int
 from tracegrad.tracer.location import located
 from tracegrad.tracer.promotion import cast
@@ -89,12 +88,11 @@ def _traced(form: str, index: Tensor, branches: list[Function], operands: Sequen
     graphs = tuple(_graph(body, list(read.values()), dtypes, faulty) for body in bodies)
     inputs = [index, *read.values()]
     params = {"branches": graphs}
-    results = apply_control(cond_op, inputs, params)
     if faulty:
-        fault = results.pop()
         requirements = [item for body in bodies for item in body.requirements]
-        again = control_graph(cond_op, [x._type for x in inputs], params)
-        require_none(fault, requirements, again, inputs)
+        results = apply_with_fault(cond_op, inputs, params, len(dtypes), requirements)
+    else:
+        results = apply_control(cond_op, inputs, params)
     return trees[0].build(results)
 
 

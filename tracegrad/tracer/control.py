@@ -16,13 +16,14 @@ import numpy as np
 from tracegrad.errors import GradError, TracegradError
 from tracegrad.ir.dependence import dependence
 from tracegrad.ir.differentiate import joint_graph
-from tracegrad.ir.graph import Builder, Graph
+from tracegrad.ir.graph import Builder, Graph, Literal
 from tracegrad.ir.interpret import interpret
-from tracegrad.ir.op import Array, Op
+from tracegrad.ir.op import CONSTANT, Array, Op
 from tracegrad.ir.ops.control import items
 from tracegrad.ir.params import frozen_params
 from tracegrad.ir.passes import eliminate
 from tracegrad.ir.types import TensorType
+from tracegrad.tracer.bounds import Requirement, require_none, watched
 from tracegrad.tracer.location import Place, locate, user_place
 from tracegrad.tracer.pullback import X
 from tracegrad.tracer.state import state
@@ -43,33 +44,65 @@ def apply_control(
     memory. Raises what `op.infer` raises, with the user's line.
     """
     try:
-        graph = control_graph(op, [x._type for x in inputs], params)
+        graph, operands = control_graph(op, inputs, params)
     except TracegradError as error:
         locate(error)
         raise
-    return apply_whole(graph, inputs, values=values, grad_name=op.grad_name)
+    return apply_whole(graph, operands, values=values, grad_name=op.grad_name)
 
 
-def control_graph(op: Op, types: Sequence[TensorType], params: dict[str, Any]) -> Graph:
-    """One call of an op as a graph whose outputs are its results; the same object for equal calls.
+def control_graph(
+    op: Op, inputs: Sequence[Tensor], params: dict[str, Any]
+) -> tuple[Graph, list[Tensor]]:
+    """One call of an op as a graph whose outputs are its results, and the graph's inputs.
 
-    A stack among the results is no output.
+    Constants of shape () among `inputs` are within the graph. A stack among the results is no
+    output. Equal calls get the same graph.
     """
-    key = op, tuple(types), frozen_params(params)
+    literals = tuple(None if x._literal is None else Literal(x._array) for x in inputs)
+    key = op, tuple([x._type for x in inputs]), literals, frozen_params(params)
     found = _graphs.get(key)
     if found is None:
         with Builder(op.name) as builder:
-            node = op(*[builder.input(type) for type in types], **params)
-            outputs = [x for x in items(node) if isinstance(x.type, TensorType)]
+            nodes = [
+                builder.input(x._type)
+                if literal is None
+                else builder.append(CONSTANT, (), {"value": literal})
+                for x, literal in zip(inputs, literals, strict=True)
+            ]
+            results = items(op(*nodes, **params))
+            outputs = [x for x in results if isinstance(x.type, TensorType)]
             found = builder.finish(outputs, op.name)
         if len(_graphs) >= _KEPT:
             _graphs.clear()
         _graphs[key] = found
-    return found
+    return found, [x for x in inputs if x._literal is None]
 
 
 _graphs: dict[Any, Graph] = {}
 _KEPT = 1024
+
+
+def apply_with_fault(
+    op: Op,
+    inputs: Sequence[Tensor],
+    params: dict[str, Any],
+    fault: int,
+    requirements: Sequence[Requirement],
+) -> list[Tensor]:
+    """`apply_control` where the result number `fault` says that one of `requirements`, which stand
+    in a body, does not hold: then its error is raised, now and on each replay.
+
+    Returns the other results.
+    """
+    results = apply_control(op, inputs, params)
+
+    def again() -> None:
+        graph, operands = control_graph(op, inputs, params)
+        watched(graph, [x._array for x in operands])
+
+    require_none(results.pop(fault), requirements, again)
+    return results
 
 
 def apply_whole(

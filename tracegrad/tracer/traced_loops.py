@@ -10,9 +10,8 @@ import numpy as np
 from tracegrad.ir.graph import Builder, Graph
 from tracegrad.ir.ops.control import while_loop
 from tracegrad.tracer.bodies import Body, and_not, trace_body
-from tracegrad.tracer.bounds import require_none
 from tracegrad.tracer.carries import LoopCall, Tree, in_dtypes, returns_carry, settled, tree_of
-from tracegrad.tracer.control import apply_control, control_graph
+from tracegrad.tracer.control import apply_control, apply_with_fault
 from tracegrad.tracer.creation import as_tensor
 from tracegrad.tracer.dispatch import constant
 from tracegrad.tracer.tensor import Tensor
@@ -50,10 +49,10 @@ def run(call: LoopCall) -> tuple[Any, Any]:
         "saves": (),
         "reverse": call.reverse,
     }
-    results = apply_control(while_loop, inputs, params)
     if faulty:
-        again = control_graph(while_loop, [x._type for x in inputs], params)
-        require_none(results.pop(1 + count), body.requirements, again, inputs)
+        results = apply_with_fault(while_loop, inputs, params, 1 + count, body.requirements)
+    else:
+        results = apply_control(while_loop, inputs, params)
     rows = results[1 + count :]
     return carry.build(results[1 : 1 + count]), row.build(rows) if call.stacks else None
 
