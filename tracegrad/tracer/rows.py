@@ -28,13 +28,14 @@ from tracegrad.tracer.bounds import Requirement, error_of
 from tracegrad.tracer.captures import Survey
 from tracegrad.tracer.control import apply_control, apply_whole
 from tracegrad.tracer.dispatch import apply, constant
-from tracegrad.tracer.inplace import fill_from
+from tracegrad.tracer.inplace import assign
 from tracegrad.tracer.location import locate
 from tracegrad.tracer.randomness import draw
 from tracegrad.tracer.recorder import Recorder
 from tracegrad.tracer.recording import Value
 from tracegrad.tracer.scopes import Scope
 from tracegrad.tracer.state import state
+from tracegrad.tracer.tape import mark
 from tracegrad.tracer.tensor import Tensor, wrap
 
 FORM = "tg.vmap"
@@ -53,6 +54,7 @@ def over_rows(
     A flag says of each result whether it has the axis of rows in front, or is the same for all.
     What the function writes into its arguments is written into `tensors`.
     """
+    since = mark()
     with _recording() as recorder:
         row = _traced(recorder, function, tensors, randomness)
     own = randomness == "different"
@@ -64,7 +66,11 @@ def over_rows(
     for requirement in row.requirements:
         _require(next(found)[0], requirement)
     for number in row.written:
-        fill_from(tensors[number], next(found)[0], "vmap", "CopyBackwards")
+        value, flag = next(found)
+        target = tensors[number]
+        if not flag:
+            value = apply(OPS["broadcast_to"], [value], {"shape": target._array.shape})
+        assign(target, value, "vmap", since=since)
     return [x for x, _ in results], [flag for _, flag in results]
 
 
