@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from tracegrad.ir.printer import text
 from tracegrad.tracer import outcomes
 
 if TYPE_CHECKING:
+    from tracegrad.ir.graph import Loc
     from tracegrad.tracer.history import Event
     from tracegrad.tracer.program import Program
     from tracegrad.tracer.specialisation import Specialisation
@@ -98,31 +100,46 @@ class Inspection:
         return "\n".join(lines) + "\n"
 
     def limit_report(self) -> str:
-        """What the warning past the limit of traces says."""
+        """What the warning past the limit of traces says: what differed, and the cure."""
         rows = [
             f"{self.name} was traced {self.statistics.traces} times, which is more than "
             f"max_traces={self.max_traces}. It goes on working: the traces used longest ago are "
-            "dropped, and traced again when they are needed. What differed from one to the next:",
+            "dropped, and traced again when they are needed.",
+            "   hits  condition, and the hits of each of its outcomes",
         ]
+        kinds: set[str] = set()
+        for (kind, loc), occurrences in self._conditions().items():
+            kinds.add(kind)
+            hits: dict[str, int] = {}
+            for occurrence in occurrences:
+                for key, following in occurrence.edges.items():
+                    label = outcomes.describe(kind, key)
+                    hits[label] = hits.get(label, 0) + following.hits
+            total = sum(occurrence.hits for occurrence in occurrences)
+            rows.append(f"  {total:5d}  {kind}() at {_with_source(loc)}")
+            most = sorted(hits.items(), key=lambda item: -item[1])
+            listed = ", ".join(f"{label}: {count}" for label, count in most[:_MOST_OUTCOMES])
+            more = len(most) - _MOST_OUTCOMES
+            rows.append(f"           {listed}" + (f", and {more} more" if more > 0 else ""))
+        rows.append(" traces  reason: old value -> new value")
         counts: dict[str, int] = {}
         for event in self.events:
             counts[event.reason] = counts.get(event.reason, 0) + 1
-        latest = list(counts.items())[-12:]
-        rows.extend(f"  {count:5d} x {reason}" for reason, count in latest)
-        conditions: dict[str, int] = {}
+        latest = list(counts.items())[-_MOST_REASONS:]
+        rows.extend(f"  {count:5d}  {reason}" for reason, count in latest)
+        rows.append("What to do:")
+        rows.extend(f"  {text}" for asked, text in _CURES if not asked or asked & kinds)
+        return "\n".join(rows)
+
+    def _conditions(self) -> dict[tuple[str, Loc | None], list[Occurrence]]:
+        """The places in the tree where a condition is asked, by its kind and line."""
+        found: dict[tuple[str, Loc | None], list[Occurrence]] = {}
         for item in self.specialisations:
             for occurrence in item.tree.walk():
                 guard = occurrence.segment.guard
                 if guard is not None:
-                    label = f"{guard.kind}() at {guard.loc}"
-                    conditions[label] = conditions.get(label, 0) + occurrence.hits
-        rows.extend(f"  {hits:5d} hits of {label}" for label, hits in conditions.items())
-        rows.append(
-            "What to do: pass numbers that change as tensors or floats and do not ask for their "
-            "value with if, int() or range(); give arguments few different shapes; or raise "
-            "max_traces."
-        )
-        return "\n".join(rows)
+                    found.setdefault((guard.kind, guard.loc), []).append(occurrence)
+        return found
 
     def __repr__(self) -> str:
         s = self.statistics
@@ -130,6 +147,40 @@ class Inspection:
             f"<compiled function {self.name}: {len(self.specialisations)} specialisations, "
             f"{s.traces} traces, {s.calls} calls>"
         )
+
+
+_MOST_OUTCOMES = 8
+_MOST_REASONS = 12
+_CURES: tuple[tuple[frozenset[str], str], ...] = (
+    (
+        frozenset({"int", "index"}),
+        "A number used in range(), int() or as an index is traced for each value: loop with "
+        "tg.fori_loop, or index with a tensor.",
+    ),
+    (
+        frozenset({"bool"}),
+        "A condition is traced for each combination of outcomes: choose between values with "
+        "tg.where or tg.cond, loop with tg.while_loop.",
+    ),
+    (
+        frozenset({"float", "item", "array"}),
+        "A value taken out by float(), item(), tolist() or numpy() is traced for each value: "
+        "compute with the tensor itself.",
+    ),
+    (
+        frozenset(),
+        "Give arguments few different shapes, pass numbers as float or int arguments or as "
+        "tensors instead of in attributes and globals, or raise max_traces.",
+    ),
+)
+
+
+def _with_source(loc: Loc | None) -> str:
+    """`fit.py:12: while error > 1e-3:`."""
+    if loc is None:
+        return "an unknown line"
+    source = linecache.getline(loc.file, loc.line).strip()
+    return f"{loc}: {source}" if source else str(loc)
 
 
 def _program(item: Specialisation, occurrence: Occurrence) -> Program | None:
