@@ -9,6 +9,8 @@ terms of a sum of arrays are told apart:
     a sum that a loop makes,
     starting at zeros            starts at the sum of the others
     what branches give           is added to it in each branch, where zeros need nothing
+    what was set to zero and
+    has something added there    is set to that
 
 The order of the terms changes, and 0.0 + -0.0 may be -0.0.
 """
@@ -16,14 +18,16 @@ The order of the terms changes, and 0.0 + -0.0 may be -0.0.
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tracegrad.ir.graph import Builder, Graph, Node, inline
 from tracegrad.ir.loop_reduction import uniform_value
 from tracegrad.ir.loops import Loop
 from tracegrad.ir.op import OPS
 from tracegrad.ir.ops.control import cond, item, while_loop
+from tracegrad.ir.params import frozen_params
 
 # An update of a slice reads and writes it besides the sum: it must be so many times smaller.
 _SMALL = 4
@@ -119,10 +123,27 @@ class _Sums:
                 terms.dense.append(x)
         return terms
 
-    def _plan(self, root: Node, leaves: Sequence[Node]) -> None:
+    def _filled(self, leaves: list[Node]) -> list[Node]:
+        """The terms, those that are zero somewhere with the terms that are for that place."""
+        if not self.inside:
+            return leaves
+        places = {place: x for x in leaves if self.uses[x] == 1 and (place := _place_of(x))}
+        for x in list(leaves):
+            other = places.get(_zeroed(x)) if self.uses[x] == 1 else None
+            if other is not None and other in leaves:
+                value = other.inputs[0 if other.op.name == "pad" else 1]
+                filled = self.scratch.append(
+                    x.op, (x.inputs[0], value, *x.inputs[2:]), x.params, x.loc
+                )
+                leaves = [filled if leaf is x else leaf for leaf in leaves if leaf is not other]
+                self.uses[filled] = 1
+        return leaves
+
+    def _plan(self, root: Node, all_leaves: list[Node]) -> None:
+        leaves = self._filled(all_leaves)
         terms = self._sorted(leaves)
         special = len(terms.loops) + len(terms.branches) + len(terms.sparse)
-        if not special and not terms.zeros:
+        if not special and not terms.zeros and leaves is all_leaves:
             return
         # What everything else is added to.
         for kind in (terms.dense, terms.loops, terms.branches, terms.sparse):
@@ -229,7 +250,8 @@ def added(total: Node, x: Node) -> Node:
     return OPS["scatter_add"](total, value, *indices)
 
 
-def _added_to_slice(total: Node, x: Node) -> Node:
+def _window(x: Node) -> dict[str, Any]:
+    """Where the elements of its operand are in a `pad`, as parameters of `slice`."""
     (value,) = x.inputs
     low, interior = x.params["low"], x.params["interior"]
     strides = tuple(gap + 1 for gap in interior)
@@ -237,7 +259,31 @@ def _added_to_slice(total: Node, x: Node) -> Node:
         start + max((n - 1) * stride + 1, 0)
         for start, n, stride in zip(low, value.shape, strides, strict=True)
     )
-    where = {"starts": low, "limits": limits, "strides": strides}
+    return {"starts": low, "limits": limits, "strides": strides}
+
+
+def _place_of(x: Node) -> Hashable:
+    """The only place where `x` is not zero, if it is of that kind."""
+    if x.op.name == "pad" and x.params["value"] == 0:
+        return frozen_params(_window(x))
+    if x.op.name == "scatter_add" and _is_zero(x.inputs[0]):
+        return x.inputs[2:]
+    return None
+
+
+def _zeroed(x: Node) -> Hashable:
+    """The place where `x` was set to zero, if that is what it is."""
+    if x.op.name == "update_slice" and _is_zero(x.inputs[1]):
+        return frozen_params(x.params)
+    if x.op.name == "scatter" and _is_zero(x.inputs[1]):
+        indices = x.inputs[2:]
+        return None if any(index.shape for index in indices) else indices
+    return None
+
+
+def _added_to_slice(total: Node, x: Node) -> Node:
+    (value,) = x.inputs
+    where = _window(x)
     return OPS["update_slice"](total, OPS["slice"](total, **where) + value, **where)
 
 
