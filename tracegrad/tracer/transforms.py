@@ -20,6 +20,7 @@ from tracegrad.tracer.autograd import grad as tape_grad
 from tracegrad.tracer.creation import as_tensor, zeros_like
 from tracegrad.tracer.dispatch import apply
 from tracegrad.tracer.location import located
+from tracegrad.tracer.rows import over_rows
 from tracegrad.tracer.state import state
 from tracegrad.tracer.structure import TENSOR, Description, flatten, unflatten
 from tracegrad.tracer.tape import AccumulateGrad, Node
@@ -306,23 +307,30 @@ def jacrev(f: Function, argnums: int | Sequence[int] = 0) -> Function:
 
 def _jacobian(y: Tensor, variables: Variables, linked: bool) -> list[Tensor]:
     """The derivatives of all elements of `y` for each variable."""
-    from tracegrad.tracer.functions import FUNCTIONS
 
-    size = y._array.size
-    basis = np.eye(size, dtype=y._array.dtype)
-    rows = []
-    for i in range(size):
-        cotangent = as_tensor(basis[i].reshape(y._array.shape))
-        rows.append(_gradients([y], [cotangent], variables.values, linked, retain=True))
-    found = []
-    for k, x in enumerate(variables.values):
-        shape = (*y._array.shape, *x._array.shape)
-        if size:
-            stacked = FUNCTIONS["stack"]([row[k] for row in rows])
-            found.append(apply(OPS["reshape"], [stacked], {"shape": shape}))
-        else:
-            found.append(as_tensor(np.zeros(shape, x._array.dtype)))
-    return found
+    def of_one(cotangent: list[Tensor]) -> list[Tensor]:
+        return _gradients([y], cotangent, variables.values, linked, retain=True)
+
+    found = _along_basis(of_one, y)
+    return [
+        apply(OPS["reshape"], [rows], {"shape": (*y._array.shape, *x._array.shape)})
+        for rows, x in zip(found, variables.values, strict=True)
+    ]
+
+
+def _along_basis(
+    function: Callable[[list[Tensor]], Sequence[Tensor]], like: Tensor
+) -> list[Tensor]:
+    """The results of a linear function for each direction in which a tensor like `like` can go,
+    along a new first axis.
+    """
+    size = like._array.size
+    basis = np.eye(size, dtype=like._array.dtype).reshape(size, *like._array.shape)
+    found, batched = over_rows(function, [as_tensor(basis)], size, "same")
+    return [
+        x if flag else apply(OPS["broadcast_to"], [x], {"shape": (size, *x._array.shape)})
+        for x, flag in zip(found, batched, strict=True)
+    ]
 
 
 def jacfwd(f: Function, argnums: int = 0) -> Function:
@@ -331,30 +339,26 @@ def jacfwd(f: Function, argnums: int = 0) -> Function:
     @functools.wraps(f, assigned=("__name__", "__qualname__", "__doc__", "__module__"))
     @located
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        from tracegrad.tracer.functions import FUNCTIONS
-
-        x = as_tensor(args[argnums])
-
-        def of_one(value: Any) -> Any:
-            new = list(args)
-            new[argnums] = value
-            return f(*new, **kwargs)
-
-        columns = []
-        size = x._array.size
-        basis = np.eye(size, dtype=x._array.dtype)
-        for i in range(size):
-            direction = as_tensor(basis[i].reshape(x._array.shape))
-            _, column = jvp(of_one, [x], [direction])
-            if not isinstance(column, Tensor):
+        variables = Variables([as_tensor(args[argnums])], [0])
+        x = variables.values[0]
+        new = list(args)
+        new[argnums] = x
+        outer = state.grad_enabled
+        with _Tracked():
+            y = f(*new, **kwargs)
+            if not isinstance(y, Tensor):
                 raise GradError("jacfwd needs a function that returns one tensor")
-            columns.append(column)
-        if not columns:
-            shape = as_tensor(of_one(x))._array.shape
-            return as_tensor(np.zeros((*shape, *x._array.shape), x._array.dtype))
-        stacked = FUNCTIONS["stack"](columns, dim=-1)
-        shape = (*columns[0]._array.shape, *x._array.shape)
-        return apply(OPS["reshape"], [stacked], {"shape": shape})
+            linked = outer and variables.reach(y)
+            dummy = zeros_like(y, requires_grad=y.dtype.is_floating_point)
+            (pulled,) = _gradients([y], [dummy], [x], create_graph=True)
+
+            def of_one(tangent: list[Tensor]) -> list[Tensor]:
+                return _gradients([pulled], tangent, [dummy], create_graph=linked, retain=True)
+
+            (columns,) = _along_basis(of_one, x)
+            last = apply(OPS["transpose"], [columns], {"axes": (*range(1, columns.ndim), 0)})
+            shape = (*y._array.shape, *x._array.shape)
+            return apply(OPS["reshape"], [last], {"shape": shape})
 
     return wrapper
 
