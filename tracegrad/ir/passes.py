@@ -19,6 +19,7 @@ from tracegrad.ir.accumulation import add_in_place
 from tracegrad.ir.canonical import CANONICAL, NodeRule, fold
 from tracegrad.ir.control_passes import has_control, reduce_control, reduce_stacks
 from tracegrad.ir.graph import Builder, Graph, Node
+from tracegrad.ir.intervals import fold_bounds
 from tracegrad.ir.ops.control import graphs_of, with_graphs
 from tracegrad.ir.ordering import read_before_update
 from tracegrad.ir.printer import text
@@ -124,6 +125,10 @@ _INSIDE: tuple[Pass, ...] = (
     Pass("order", "reads before updates", read_before_update),
 )
 
+# Besides, in the graph that is no body: from the outside in, since what is known of the position of
+# a loop is known of the loops within it.
+_OUTSIDE: tuple[Pass, ...] = (Pass("simplify", "bounds of integers", fold_bounds),)
+
 # What differentiation finds easier than what a user writes, and no more: composites keep their own
 # gradients, and every formula stays as it was written.
 _BEFORE_DIFFERENTIATION: tuple[Pass, ...] = (
@@ -141,7 +146,7 @@ def optimize(graph: Graph, fastmath: bool = False) -> Graph:
 
     In check mode the verifier runs before the first and after every one; GraphError names the pass.
     """
-    return _optimize(graph, fastmath, PASSES)
+    return _optimize(graph, fastmath, (*PASSES, *_OUTSIDE) if has_control(graph) else PASSES)
 
 
 def _optimize(graph: Graph, fastmath: bool, passes: Sequence[Pass]) -> Graph:
