@@ -10,15 +10,18 @@ import numpy as np
 
 from tracegrad.errors import GradError
 from tracegrad.ir.graph import Graph, Node, reachable
-from tracegrad.ir.op import OPS
+from tracegrad.ir.op import INPUT, OPS
 from tracegrad.ir.ops.control import FLAG
 from tracegrad.tracer.bounds import Requirement, any_outside, remember
+from tracegrad.tracer.control import apply_whole
 from tracegrad.tracer.state import state
 from tracegrad.tracer.tape import Node as TapeNode
 from tracegrad.tracer.tensor import Tensor, wrap
 
 if TYPE_CHECKING:
     from tracegrad.tracer.recorder import Recorder
+    from tracegrad.tracer.recording import Value
+    from tracegrad.tracer.scopes import Scope
 
 
 class BodyInput(TapeNode):
@@ -82,6 +85,7 @@ def trace_body(
     before = state.grad_enabled, state.weak_numbers
     with recorder.body("body", form) as scope:
         try:
+            scope.shared = lambda value: computed_outside(recorder, scope, value)
             stand_ins = []
             inputs = []
             for like, name in zip(likes, names, strict=True):
@@ -106,6 +110,21 @@ def trace_body(
         return Body(
             nodes, inputs, scope.operands, outputs, results, list(scope.requirements), fault
         )
+
+
+def computed_outside(recorder: Recorder, scope: Scope, value: Value) -> Tensor | None:
+    """A value that a body computes from what was there before it, computed outside; None for one
+    that depends on the body's own inputs.
+    """
+    assert value.node is not None
+    needed = reachable([value.node])
+    around = {node: x for node, x in scope.operands if node in needed}
+    if any(not node.op.pure or (node.op is INPUT and node not in around) for node in needed):
+        return None
+    nodes = tuple(node for node in scope.builder.nodes if node in needed)
+    graph = Graph("outside", tuple(around), nodes, (value.node,))
+    with recorder.outside(scope):
+        return apply_whole(graph, list(around.values()))[0]
 
 
 def _stand_in(like: Tensor) -> Tensor:

@@ -28,10 +28,16 @@ from tracegrad.tracer.tensor import Tensor
 
 @dataclass
 class Tree:
-    """Nested containers, taken apart. `weak` marks the leaves that were Python numbers."""
+    """Nested containers, taken apart.
+
+    leaves  tensors of the dtypes that they have by themselves.
+    given   what stood there: for a Python number that number, otherwise the tensor.
+    weak    marks the Python numbers.
+    """
 
     structure: Description
     leaves: list[Tensor]
+    given: list[Any]
     weak: list[bool]
 
     def build(self, leaves: Sequence[Tensor]) -> Any:
@@ -40,7 +46,18 @@ class Tree:
 
     def having(self, leaves: list[Tensor]) -> Tree:
         """The same containers with other leaves."""
-        return Tree(self.structure, leaves, self.weak)
+        return Tree(self.structure, leaves, list(leaves), self.weak)
+
+    def in_dtypes(self, dtypes: Sequence[DType]) -> Tree:
+        """The same with the leaves in other dtypes; numbers are rounded once."""
+        pairs = zip(self.given, dtypes, strict=True)
+        leaves = [promotion.to_tensor(value, dtype) for value, dtype in pairs]
+        return Tree(self.structure, leaves, self.given, self.weak)
+
+    @property
+    def dtypes(self) -> list[DType]:
+        """The dtypes of the leaves."""
+        return [x.dtype for x in self.leaves]
 
     def names(self, name: str) -> list[str]:
         """A name for each leaf."""
@@ -80,24 +97,25 @@ def tree_of(value: Any, like: Description | None = None) -> Tree:
 
     The keys of a dictionary take the order that they have in `like`.
     """
-    weak: list[bool] = []
+    given: list[tuple[Any, bool]] = []
     leaves: list[Any] = []
-    structure = flatten(_of_tensors(value, weak, like), leaves)
-    return Tree(structure, leaves, weak)
+    structure = flatten(_of_tensors(value, given, like), leaves)
+    return Tree(structure, leaves, [item for item, _ in given], [weak for _, weak in given])
 
 
-def _of_tensors(value: Any, weak: list[bool], like: Description | None) -> Any:
+def _of_tensors(value: Any, given: list[tuple[Any, bool]], like: Description | None) -> Any:
     if isinstance(value, Tensor):
-        weak.append(value._weak)
+        given.append((value, value._weak))
         if value._weak and value.dtype.is_floating_point:
             return promotion.cast(value, promotion.get_default_dtype())
         return value
     if isinstance(value, bool | int | float | np.bool_):
-        weak.append(True)
+        given.append((value, True))
         return constant(value, promotion.number_dtype(value).numpy)
     if isinstance(value, np.ndarray | np.generic):
-        weak.append(False)
-        return as_tensor(value)
+        tensor = as_tensor(value)
+        given.append((tensor, False))
+        return tensor
     inside = parts(value)
     if inside is None:
         return value
@@ -107,7 +125,7 @@ def _of_tensors(value: Any, weak: list[bool], like: Description | None) -> Any:
         keys, items = known, [value[key] for key in known]
     below = like.items if isinstance(like, Container) and len(like.items) == len(items) else None
     made = [
-        _of_tensors(item, weak, below[i] if below is not None else None)
+        _of_tensors(item, given, below[i] if below is not None else None)
         for i, item in enumerate(items)
     ]
     return assemble(type(value), keys, made)
@@ -161,11 +179,6 @@ def settled(form: str, carry: Tree, made: Tree) -> list[DType] | None:
 def fits(value: Tensor, weak: bool, dtype: DType) -> bool:
     """Whether a value takes `dtype` by itself: a Python number, in a dtype that can hold it."""
     return weak and category(value.dtype) <= category(dtype)
-
-
-def in_dtypes(leaves: Sequence[Tensor], dtypes: Sequence[DType]) -> list[Tensor]:
-    """The leaves in other dtypes."""
-    return [promotion.cast(x, dtype) for x, dtype in zip(leaves, dtypes, strict=True)]
 
 
 def common_dtypes(form: str, trees: Sequence[Tree]) -> list[DType]:

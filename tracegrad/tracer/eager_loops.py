@@ -10,7 +10,7 @@ import numpy as np
 from tracegrad.errors import ShapeError
 from tracegrad.ir.op import OPS
 from tracegrad.runtime.random import default_generator
-from tracegrad.tracer.carries import LoopCall, Tree, in_dtypes, settled, tree_of
+from tracegrad.tracer.carries import LoopCall, Tree, settled, tree_of
 from tracegrad.tracer.conversion import to_bool, to_int
 from tracegrad.tracer.creation import as_tensor
 from tracegrad.tracer.dispatch import apply, constant
@@ -46,8 +46,7 @@ def _run(call: LoopCall) -> tuple[Any, Any]:
         position = limit - 1 - done if call.reverse and limit is not None else done
         new, row = _once(call, carry, position, made[0] if made else None)
         settled(call.form, carry, new)
-        dtypes = [x.dtype for x in carry.leaves]
-        carry = carry.having(in_dtypes(new.leaves, dtypes))
+        carry = carry.having(new.in_dtypes(carry.dtypes).leaves)
         if made and [x._type for x in row.leaves] != [x._type for x in made[0].leaves]:
             raise ShapeError(f"{call.form}: the rows that the function makes differ in type")
         made.append(row)
@@ -103,12 +102,11 @@ def _tried(call: LoopCall) -> tuple[Tree, Any]:
             dtypes = settled(call.form, carry, new)
             if dtypes is None:
                 break
-            carry = carry.having(in_dtypes(carry.leaves, dtypes))
+            carry = call.init.in_dtypes(dtypes)
     finally:
         state.grad_enabled = before[0]
         default_generator.set_state(before[1])
-    dtypes = [x.dtype for x in carry.leaves]
-    return call.init.having(in_dtypes(call.init.leaves, dtypes)), row.build(_no_rows(row.leaves))
+    return call.init.in_dtypes(carry.dtypes), row.build(_no_rows(row.leaves))
 
 
 def _no_rows(leaves: Sequence[Tensor]) -> list[Tensor]:

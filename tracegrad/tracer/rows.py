@@ -19,11 +19,11 @@ import numpy as np
 from tracegrad.errors import TraceError
 from tracegrad.ir.batching import batch
 from tracegrad.ir.graph import Graph, Node, reachable
-from tracegrad.ir.op import CONSTANT, INPUT, OPS, Op
+from tracegrad.ir.op import CONSTANT, OPS, Op
 from tracegrad.ir.ops.control import is_control, item
 from tracegrad.ir.types import StackType, TupleType
 from tracegrad.runtime.random import default_generator
-from tracegrad.tracer.bodies import BodyInput
+from tracegrad.tracer.bodies import BodyInput, computed_outside
 from tracegrad.tracer.bounds import Requirement, error_of
 from tracegrad.tracer.captures import Survey
 from tracegrad.tracer.control import apply_control, apply_whole
@@ -167,7 +167,7 @@ def _traced(
                 return value
 
             scope.draw = drawn
-            scope.shared = lambda value: _shared(recorder, scope, value)
+            scope.shared = lambda value: computed_outside(recorder, scope, value)
             outputs = [recorder.node_of(x) for x in function(stand_ins)]
             row = _Row(scope, inputs, outputs, draws)
             for number, x in enumerate(stand_ins):
@@ -207,19 +207,6 @@ def _check_draw(counters: Sequence[Tensor], output: Tensor, randomness: Randomne
                 "them outside and pass them as an argument, or use the default generator"
             )
         )
-
-
-def _shared(recorder: Recorder, scope: Scope, value: Value) -> Tensor | None:
-    """A value that is the same for all rows, computed outside; None if it is not."""
-    assert value.node is not None
-    needed = reachable([value.node])
-    around = {node: x for node, x in scope.operands if node in needed}
-    if any(node.op is INPUT and node not in around for node in needed):
-        return None
-    nodes = tuple(node for node in scope.builder.nodes if node in needed)
-    graph = Graph("shared", tuple(around), nodes, (value.node,))
-    with recorder.outside(scope):
-        return apply_whole(graph, list(around.values()))[0]
 
 
 # -------------------------------------------------------------------------------- application

@@ -10,7 +10,7 @@ import numpy as np
 from tracegrad.ir.graph import Builder, Graph
 from tracegrad.ir.ops.control import while_loop
 from tracegrad.tracer.bodies import Body, and_not, trace_body
-from tracegrad.tracer.carries import LoopCall, Tree, in_dtypes, returns_carry, settled, tree_of
+from tracegrad.tracer.carries import LoopCall, Tree, returns_carry, settled, tree_of
 from tracegrad.tracer.control import apply_control, apply_with_fault
 from tracegrad.tracer.creation import as_tensor
 from tracegrad.tracer.dispatch import constant
@@ -28,7 +28,7 @@ def run(call: LoopCall) -> tuple[Any, Any]:
         dtypes = settled(call.form, carry, new)
         if dtypes is None:
             break
-        carry = carry.having(in_dtypes(carry.leaves, dtypes))
+        carry = call.init.in_dtypes(dtypes)
     count = len(carry.leaves)
     limit = call.count if call.count is not None else constant(_ENDLESS)
     if not isinstance(limit, Tensor):
@@ -81,7 +81,12 @@ def _trace(call: LoopCall, carry: Tree) -> tuple[Body, Tree, Tree]:
         new = tree_of(made, carry.structure)
         found[:] = new, tree_of(row)
         returns_carry(call.form, carry, new)
-        leaves = _in_types(new.leaves, new.weak, carry)
+        leaves = [
+            number if weak else x
+            for x, number, weak in zip(
+                new.leaves, new.in_dtypes(carry.dtypes).leaves, new.weak, strict=True
+            )
+        ]
         go = constant(np.True_) if call.goes_on is None else _flag(call, new.having(leaves))
         return [go, *leaves, *found[1].leaves]
 
@@ -93,14 +98,6 @@ def _trace(call: LoopCall, carry: Tree) -> tuple[Body, Tree, Tree]:
     )
     new, row = found
     return body, new, row
-
-
-def _in_types(leaves: Sequence[Tensor], weak: Sequence[bool], carry: Tree) -> list[Tensor]:
-    """Numbers that the body returns, in the dtype of what they replace."""
-    return [
-        in_dtypes([x], [old.dtype])[0] if number else x
-        for x, number, old in zip(leaves, weak, carry.leaves, strict=True)
-    ]
 
 
 def _first(x: Tensor) -> Tensor:
