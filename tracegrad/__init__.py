@@ -46,6 +46,7 @@ from tracegrad.tracer.creation import (
     zeros,
     zeros_like,
 )
+from tracegrad.tracer.debugging import breakpoint_if, debug_print
 from tracegrad.tracer.device import Device, device
 from tracegrad.tracer.dynamic_slices import (
     dynamic_index_in_dim,
@@ -101,8 +102,10 @@ __all__ = [
     "associative_scan",
     "autograd",
     "bool_",
+    "breakpoint_if",
     "compile",
     "cond",
+    "debug_print",
     "device",
     "dtype",
     "dynamic_index_in_dim",

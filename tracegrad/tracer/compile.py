@@ -9,6 +9,7 @@ import types
 import warnings
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import nullcontext
 from typing import Any, overload
 
 from tracegrad.config import config
@@ -22,6 +23,8 @@ from tracegrad.tracer.history import Event, describe, explain_miss
 from tracegrad.tracer.inputs import AliasesMatter
 from tracegrad.tracer.inspection import Inspection
 from tracegrad.tracer.location import locate
+from tracegrad.tracer.ranges import counting
+from tracegrad.tracer.rolling import RollFailedError, SiteKey
 from tracegrad.tracer.signature import Binder, key_of, leaf_key
 from tracegrad.tracer.specialisation import Specialisation, arrays
 from tracegrad.tracer.state import state
@@ -30,6 +33,7 @@ from tracegrad.tracer.stores import CallLeaves
 from tracegrad.tracer.structure import Description, Static, flatten, leaf_names, statics
 from tracegrad.tracer.tensor import Tensor
 from tracegrad.tracer.tracing import record
+from tracegrad.tracer.tree import Path as TracePath
 from tracegrad.tracer.tree import UnknownOutcomeError, run
 
 Key = tuple[Hashable, ...]
@@ -40,11 +44,14 @@ scalars.attach()
 class CompiledFunction(Inspection):
     """A function with its traces. Call it as the function that it was made from."""
 
-    def __init__(self, function: Callable[..., Any], name: str | None, max_traces: int) -> None:
+    def __init__(
+        self, function: Callable[..., Any], name: str | None, max_traces: int, roll: bool
+    ) -> None:
         functools.update_wrapper(self, function)
         self.__wrapped__ = function
         self.name = str(name or getattr(function, "__name__", type(function).__name__))
         self.max_traces = max_traces
+        self.roll = roll
         self.statistics = Statistics()
         self.events: list[Event] = []
         self.specialisations: list[Specialisation] = []
@@ -112,6 +119,8 @@ class CompiledFunction(Inspection):
                     path, values = run(found.tree, arrays(inputs, found.odd))
                 except UnknownOutcomeError as miss:
                     return self._retrace_and_finish(found, miss, leaves, args, kwargs)
+                if path.end.runs_again:
+                    return self._run_in_python_too(found, path, leaves, args, kwargs)
                 self.statistics.hits += 1
                 self._clock = found.last_used = path.last_used = self._clock + 1
                 return call.finish(found.tree, path, values, inputs, leaves)
@@ -177,6 +186,21 @@ class CompiledFunction(Inspection):
     ) -> Any:
         with self._lock:
             inputs = self._retrace(found, miss, leaves, args, kwargs)
+            return self._run_to_the_end(found, inputs, leaves, args, kwargs)
+
+    def _run_in_python_too(
+        self,
+        found: Specialisation,
+        path: TracePath,
+        leaves: Sequence[Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Trace a known way once more, for what Python does there: it stops in a debugger."""
+        with self._lock:
+            described = self._describe(args, kwargs, [])
+            script = path.outcomes()
+            inputs = self._record(found, "breakpoint", described, leaves, args, kwargs, script)
             return self._run_to_the_end(found, inputs, leaves, args, kwargs)
 
     def _run_to_the_end(
@@ -258,14 +282,26 @@ class CompiledFunction(Inspection):
             survey,
             kept,
         )
-        try:
-            trace, recorder = attempt(found.tree.inputs, found.aliases, script)
-        except AliasesMatter:
-            if found.tree.inputs:
-                # The inputs are to be others: all paths are traced again, as they come.
-                found.restart()
-            found.aliases = True
-            trace, recorder = attempt((), True)
+        rolls = self.roll and config.roll
+        disabled: dict[SiteKey, str] = {}
+        with counting(survey.functions) if rolls else nullcontext():
+            while True:
+                disabled |= found.unrolled
+                try:
+                    trace, recorder = attempt(
+                        found.tree.inputs, found.aliases, script, disabled if rolls else None
+                    )
+                    break
+                except AliasesMatter:
+                    if found.tree.inputs:
+                        # The inputs are to be others: all paths are traced again, as they come.
+                        found.restart()
+                    found.aliases = True
+                    script = ()
+                except RollFailedError as failure:
+                    disabled[failure.key] = failure.reason
+                    if failure.for_good:
+                        found.unrolled[failure.key] = failure.reason
         found.add(trace, recorder, survey, leaves)
         inputs = found.objects(recorder, leaves)
         found.forget_tensors()
@@ -318,27 +354,37 @@ class CompiledFunction(Inspection):
 
 @overload
 def compile(
-    function: Callable[..., Any], *, name: str | None = None, max_traces: int = 64
+    function: Callable[..., Any],
+    *,
+    name: str | None = None,
+    max_traces: int = 64,
+    roll: bool = True,
 ) -> CompiledFunction: ...
 
 
 @overload
 def compile(
-    function: None = None, *, name: str | None = None, max_traces: int = 64
+    function: None = None, *, name: str | None = None, max_traces: int = 64, roll: bool = True
 ) -> Callable[[Callable[..., Any]], CompiledFunction]: ...
 
 
 def compile(
-    function: Callable[..., Any] | None = None, *, name: str | None = None, max_traces: int = 64
+    function: Callable[..., Any] | None = None,
+    *,
+    name: str | None = None,
+    max_traces: int = 64,
+    roll: bool = True,
 ) -> Any:
     """Compile `function`, forward and backward; also a decorator, with arguments or without.
 
     The first call with arguments of some dtypes and shapes traces the function; later calls run
     machine code. Python's `if`, `while` and `for` on tensor values work: each new outcome is traced
     once. Past `max_traces` traces one warning says what differs, and the least recently used go.
+    Loops become native loops, however often they run; with `roll=False` each number of iterations
+    is traced by itself.
     """
     if function is None:
-        return functools.partial(compile, name=name, max_traces=max_traces)
+        return functools.partial(compile, name=name, max_traces=max_traces, roll=roll)
     if isinstance(function, CompiledFunction):
         return function
     if not callable(function):
@@ -347,4 +393,4 @@ def compile(
                 f"compile() takes a function, not {type(function).__name__}: {function!r}"
             )
         )
-    return CompiledFunction(function, name, max_traces)
+    return CompiledFunction(function, name, max_traces, roll)

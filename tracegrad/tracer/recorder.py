@@ -6,7 +6,7 @@ change gives it a new one, and a view that is read afterwards is derived from it
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -34,13 +34,14 @@ from tracegrad.tracer.inputs import (
     storage_of,
 )
 from tracegrad.tracer.location import user_location, user_place
-from tracegrad.tracer.recording import Guard, Segment, Steps, TraceInput, Value
+from tracegrad.tracer.recording import Guard, Ref, Segment, Steps, TraceInput, Value
 from tracegrad.tracer.scopes import (
     Scope,
     demanded_inside,
     drawn_inside,
     escaped,
     gradient_inside,
+    printed_inside,
     written_outside,
 )
 from tracegrad.tracer.state import state
@@ -48,7 +49,12 @@ from tracegrad.tracer.undo import UndoLog
 from tracegrad.tracer.views import freeze, memory_root, replay, write_back
 
 if TYPE_CHECKING:
+    from tracegrad.tracer.debugging import Message
     from tracegrad.tracer.tensor import Tensor
+
+
+# Ops whose value another call, or another iteration of a loop, may change.
+_VARYING = frozenset({"input", "carried"})
 
 
 class Recorder(InputTable):
@@ -75,7 +81,13 @@ class Recorder(InputTable):
         self.grad_written: dict[int, Tensor] = {}
         self.draws = Draws()
         self.registrations: list[Registration] = []
+        self.messages: list[Message] = []
+        self.runs_again = False
+        # Rolls loops, where that is on.
+        self.rolling: Rolling | None = None
         self._script = list(script)
+        # The tensor that last had a value, by the value's place.
+        self._holders: dict[Ref, Tensor] = {}
         self._grad_read: set[int] = set()
 
     @property
@@ -135,6 +147,9 @@ class Recorder(InputTable):
         self._arguments.clear()
         self.grad_written.clear()
         self.registrations.clear()
+        self._holders.clear()
+        if self.rolling is not None:
+            self.rolling.close()
         self.undo = UndoLog()
 
     # ------------------------------------------------------------- protocol
@@ -191,6 +206,8 @@ class Recorder(InputTable):
     def before_write(self, target: Tensor) -> None:
         """The memory of `target` is about to change: keep a copy of what is not the trace's own."""
         memory = self._memory_of(target)
+        if self.rolling is not None:
+            self.rolling.before_write(memory)
         assert memory.value is not None
         if memory.value.scope is not self.scope and self.in_body:
             raise written_outside(self.scope)
@@ -233,6 +250,17 @@ class Recorder(InputTable):
 
     def demand(self, tensor: Tensor, kind: str, value: Any) -> Any:
         """Python asked for a concrete value: end the segment here. The value to go on with."""
+        rolling = self.rolling
+        if rolling is not None and not self.in_body:
+            if kind == "bool" or (kind == "item" and tensor._array.dtype.kind == "b"):
+                return rolling.condition(
+                    tensor, lambda: bool(self.ask(tensor, kind, value))
+                )
+            rolling.check_concrete(self._recorded(tensor), kind)
+        return self.ask(tensor, kind, value)
+
+    def ask(self, tensor: Tensor, kind: str, value: Any) -> Any:
+        """As `demand`, where no loop is to be rolled."""
         recorded = self._recorded(tensor)
         if self._is_constant(recorded):
             return value
@@ -241,7 +269,7 @@ class Recorder(InputTable):
             # A body asks for what was there before it: that is asked outside.
             self.scope = recorded.scope
             try:
-                return self.demand(tensor, kind, value)
+                return self.ask(tensor, kind, value)
             finally:
                 self.scope = scope
         if self.in_body:
@@ -322,6 +350,16 @@ class Recorder(InputTable):
         """A hook was set, or a gradient is to be retained."""
         self.registrations.append(registration)
 
+    def later(self, message: Message) -> None:
+        """A message is printed when the call is done."""
+        if self.in_body:
+            raise printed_inside(self.scope)
+        self.messages.append(message)
+
+    def run_again(self) -> None:
+        """Each call that goes this way runs in Python too: a debugger stops there."""
+        self.runs_again = True
+
     def note(self, tensor: Tensor) -> str | None:
         """`traced=f32[2] by mul at model.py:12`, for a tensor that the trace knows."""
         value = self._bound(tensor)
@@ -331,6 +369,73 @@ class Recorder(InputTable):
             return f"traced={value.type} from {self.inputs[value.position].path}"
         place = f" at {value.node.loc}" if value.node.loc is not None else ""
         return f"traced={value.type} by {value.node.op.name}{place}"
+
+    # ------------------------------------------------------------ for rolling loops
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Another one as soon as something is recorded."""
+        return len(self.segments), len(self.segments[-1].builder.nodes)
+
+    def carry(self, tensor: Tensor, fresh: Tensor, number: int) -> Value:
+        """Record `fresh`, a copy of `tensor`, as what a loop carries."""
+        value = self.value_of(tensor)
+        node = self._append(OPS["carried"], [self._operand(tensor, value)], {"number": number})
+        differentiable = value.differentiable and tensor.requires_grad
+        made = self._value(node, differentiable)
+        self._bind_new(fresh, made)
+        return made
+
+    def carry_memory(self, memory: Memory, number: int) -> Value:
+        """Record what a memory holds as what a loop carries."""
+        value = self._standing(memory)
+        assert value is not None
+        node = self._append(OPS["carried"], [self._use(value)], {"number": number})
+        memory.value = self._value(node, value.differentiable)
+        memory.version += 1
+        if memory.root is not None:
+            memory.root._trace = Binding(self, memory.value, memory.version)
+        return memory.value
+
+    def bind(self, tensor: Tensor, value: Value) -> None:
+        """`tensor`, which is new, has a value that was recorded."""
+        self._bind_new(tensor, value)
+
+    def holder(self, value: Value) -> Tensor | None:
+        """A tensor that has this value now."""
+        if value.segment < 0:
+            found = self.inputs[value.position].tensor
+        else:
+            found = self._holders.get(value.ref)
+        if found is None:
+            return None
+        bound = self._bound(found)
+        return found if bound is not None and bound.ref == value.ref else None
+
+    def forget_script(self) -> None:
+        """From here on the recording is another than those that the outcomes were taken from."""
+        del self._script[len(self.outcomes) :]
+
+    def depends_on(self, value: Value, refs: Collection[Ref]) -> bool:
+        """Whether a value is computed from one of the values at `refs`."""
+        work = [value]
+        seen: set[Ref] = set()
+        while work:
+            value = work.pop()
+            if value.ref in refs:
+                return True
+            if value.ref in seen or value.segment < 0 or value.node is None:
+                continue
+            seen.add(value.ref)
+            segment = self.segments[value.segment]
+            imported = dict(zip(segment.builder.inputs, segment.sources, strict=True))
+            for node in reachable([value.node]):
+                source = imported.get(node)
+                if source is not None:
+                    work.append(source)
+                elif (value.segment, segment.positions.get(id(node), -1)) in refs:
+                    return True
+        return False
 
     # ---------------------------------------------------------------- values
 
@@ -375,7 +480,7 @@ class Recorder(InputTable):
         while source is not None:
             known = self._bound(source)
             if known is None and memory.root is source:
-                known = memory.value
+                known = self._standing(memory)
             if known is not None:
                 if not steps:
                     tensor._trace = Binding(self, known, memory.version)
@@ -402,7 +507,31 @@ class Recorder(InputTable):
         if value.scope.closed and not memory.created:
             # Derived in a body that is complete.
             return None
-        return value
+        return value if self._stands(value) else None
+
+    def _stands(self, value: Value) -> bool:
+        """Whether a value is part of the recording still: loops that are rolled go back in it."""
+        if self.rolling is None or value.position < 0 or value.segment < 0:
+            return True
+        if value.scope is not self.outermost:
+            return True
+        segments = self.outermost.segments
+        if value.segment >= len(segments):
+            return False
+        nodes = segments[value.segment].builder.nodes
+        return value.position < len(nodes) and nodes[value.position] is value.node
+
+    def _standing(self, memory: Memory) -> Value | None:
+        """The value of a memory. RollFailedError if a loop that was rolled has done away with it.
+        """
+        value = memory.value
+        if value is None or self._stands(value):
+            return value
+        assert self.rolling is not None and value.node is not None
+        if not value.constant:
+            raise self.rolling.stale(value)
+        memory.value = self._constant(value.node.params["value"])
+        return memory.value
 
     def _derive(self, tensor: Tensor, value: Value, steps: Steps, memory: Memory) -> Value:
         """The value of a view, from that of the tensor that it shows."""
@@ -438,6 +567,12 @@ class Recorder(InputTable):
         self.memories[id(tensor._storage)] = memory
         tensor._trace = Binding(self, value, 0)
         self._kept.append(tensor)
+        self._hold(tensor, value)
+
+    def _hold(self, tensor: Tensor, value: Value) -> None:
+        """Remember a tensor that has a value of the function."""
+        if value.scope is self.outermost and self.rolling is not None:
+            self._holders[value.ref] = tensor
 
     def _value(self, node: Node, differentiable: bool) -> Value:
         segment = self.segments[-1]
@@ -465,6 +600,7 @@ class Recorder(InputTable):
         return self._append(OPS["detach"], [node], {})
 
     def _operand(self, tensor: Tensor, value: Value) -> Node:
+        self._hold(tensor, value)
         node = self._use(value)
         return self._cut(node) if value.differentiable and not tensor.requires_grad else node
 
@@ -504,7 +640,7 @@ class Recorder(InputTable):
         if value.node is None:
             return False
         needed = reachable([value.node])
-        return all(node.op.name != "input" and node.op.pure for node in needed)
+        return all(node.op.name not in _VARYING and node.op.pure for node in needed)
 
     def _record_draw(
         self, op: Op, inputs: Sequence[Tensor], params: dict[str, Any], output: Tensor

@@ -15,6 +15,7 @@ from tracegrad.tracer.bounds import Requirement
 from tracegrad.tracer.structure import Description
 
 if TYPE_CHECKING:
+    from tracegrad.tracer.debugging import Message
     from tracegrad.tracer.scopes import Scope
     from tracegrad.tracer.stores import Store
 
@@ -170,6 +171,7 @@ class End:
 
     `results` has the leaves of what is returned, then gradients of results, then those of what each
     of `stores` puts somewhere. `gradients`: (result, the result that is its `.grad`).
+    `runs_again`: Python runs at each such call too.
     """
 
     structure: Description
@@ -177,10 +179,11 @@ class End:
     writes: tuple[Write, ...]
     grad_writes: tuple[GradWrite, ...]
     flags: tuple[Flag, ...]
-    stores: tuple[Store, ...] = ()
+    stores: tuple[Store | Message, ...] = ()
     gradients: tuple[tuple[int, int], ...] = ()
     draws: int = 0
     generator: tuple[int, int] | None = None
+    runs_again: bool = False
 
     @property
     def differentiable(self) -> bool:

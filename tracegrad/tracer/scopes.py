@@ -93,6 +93,14 @@ def demanded_inside(scope: Scope, kind: str) -> TraceError:
     )
 
 
+def printed_inside(scope: Scope) -> TraceError:
+    """A body prints."""
+    return _at_line(
+        f"tg.debug_print in a function given to {scope.form}: it runs as a whole, and has no "
+        "values to print before it is done; return the value as well, and print it afterwards"
+    )
+
+
 def written_outside(scope: Scope) -> TraceError:
     """A body writes into a tensor that was there before it."""
     return _at_line(

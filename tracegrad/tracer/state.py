@@ -61,6 +61,12 @@ class Recorder(Protocol):
     def write_grad(self, tensor: Tensor, old: Tensor | None, new: Tensor | None) -> None:
         """`tensor.grad` was replaced."""
 
+    def later(self, message: Any) -> None:
+        """A message is to be printed at every call."""
+
+    def run_again(self) -> None:
+        """Python has to run at each call that goes this way."""
+
     def note(self, tensor: Tensor) -> str | None:
         """What a printed tensor says of its being traced; None if it is not. Nothing is guarded."""
 

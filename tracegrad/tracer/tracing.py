@@ -11,7 +11,8 @@ import numpy as np
 from tracegrad.errors import TraceError
 from tracegrad.tracer import access, late_hooks
 from tracegrad.tracer.captures import Survey
-from tracegrad.tracer.inputs import AliasesMatter, parent_of, storage_of
+from tracegrad.tracer.debugging import Message
+from tracegrad.tracer.inputs import StartAnew, parent_of, storage_of
 from tracegrad.tracer.recorder import Recorder
 from tracegrad.tracer.recording import (
     End,
@@ -24,8 +25,9 @@ from tracegrad.tracer.recording import (
     TraceInput,
     Write,
 )
+from tracegrad.tracer.rolling import Rolling, SiteKey
 from tracegrad.tracer.state import state
-from tracegrad.tracer.stores import Places, Reached, take_apart
+from tracegrad.tracer.stores import Places, Reached, Store, take_apart
 from tracegrad.tracer.structure import statics, substitute
 from tracegrad.tracer.tape import Node, OpNode, accumulator, mark
 from tracegrad.tracer.tensor import Tensor, wrap
@@ -43,12 +45,14 @@ def record(
     known: Sequence[TraceInput] = (),
     aliases: bool = False,
     script: Sequence[Hashable] = (),
+    disabled: dict[SiteKey, str] | None = None,
 ) -> tuple[Trace, Recorder]:
     """Run `function` once and take back everything that it did to tensors.
 
     `names`: of each leaf. `kept`: positions of arguments that are left alone, as the object of a
     method is. Whatever the function raises comes out, with every tensor as it was.
-    AliasesMatter: it has to be recorded again with `aliases=True`.
+    AliasesMatter: it has to be recorded again with `aliases=True`. RollFailedError: again, with one
+    loop more among those `disabled`; loops are rolled unless that is None.
     """
     stand_ins = [stand_in(leaf) for leaf in leaves]
     arguments = [
@@ -66,6 +70,8 @@ def record(
     }
     recorder = Recorder(arguments, survey, known, aliases=aliases, script=script)
     places = Places(survey, args, kwargs, leaves, kept)
+    if disabled is not None:
+        recorder.rolling = Rolling(recorder, places, disabled)
     starts_anew = False
     before = state.grad_enabled
     since = mark()
@@ -75,9 +81,13 @@ def record(
         end = _end(recorder, result, [tensor for _, tensor in stand_ins], places, since)
         survey.forget(places.overwritten)
         end.draws, end.generator = recorder.draws.end()
-    except AliasesMatter:
+    except StartAnew:
         # The function will run once more for this call.
         starts_anew = True
+        raise
+    except Exception:
+        for message in recorder.messages:
+            message.print_now()
         raise
     finally:
         state.recorder = None
@@ -115,7 +125,7 @@ def _end(
                 f"a compiled function returned a {type(value).__name__}, which can be read only "
                 "once: return a list of it"
             )
-    stores = places.stores()
+    stores: list[Store | Message] = [*places.stores(), *recorder.messages]
     stored = [leaf for store in stores for leaf in store.take_apart(places.known)]
     count = len(found)
     gradients = _gradients(recorder, found, stored)
@@ -160,6 +170,7 @@ def _end(
         _flags(recorder),
         tuple(stores),
         tuple((i, count + k) for k, (i, _) in enumerate(gradients)),
+        runs_again=recorder.runs_again,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -133,6 +134,13 @@ class Path:
         self.output_types = tuple(types)
         self.plain = self._plain()
         self.twins = [(i, r.twin) for i, r in enumerate(end.results) if r.twin is not None]
+
+    def outcomes(self) -> list[Hashable]:
+        """The outcome of each condition on the way."""
+        return [
+            next(key for key, child in parent.edges.items() if child is following)
+            for parent, following in itertools.pairwise(self.occurrences)
+        ]
 
     def _plain(self) -> list[Ref] | None:
         """Where the results are, of a path that only computes tensors off the tape."""

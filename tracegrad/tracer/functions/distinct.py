@@ -26,17 +26,21 @@ def unique(
     With `return_inverse` also which of them each element is, in the shape of `input`; with
     `return_counts` how often each occurs. The length of the result is a guard of a trace.
     """
-    x = as_tensor(input, "unique").reshape(-1)
-    order = argsort(x)
+    x: Any = as_tensor(input, "unique")
+    x = x.reshape(-1)
+    order: Any = argsort(x)
     values = x[order]
     first = constant(np.ones(min(1, x._array.size), np.bool_), np.dtype(np.bool_))
     is_new = cat([first, apply(OPS["ne"], [values[1:], values[:-1]])])
-    starts = nonzero(is_new)[:, 0]
+    places: Any = nonzero(is_new)
+    starts = places[:, 0]
     found = [values[starts]]
     if return_inverse:
-        ranks = cumsum(is_new, 0) - 1
+        ranks: Any = cumsum(is_new, 0)
+        ranks = ranks - 1
         found.append(ranks[argsort(order)].reshape(input._array.shape))
     if return_counts:
-        end = constant(np.array([x._array.size]), np.dtype(np.int64))
-        found.append(cat([starts[1:], end[: starts._array.size]]) - starts)
+        end: Any = constant(np.array([x._array.size]), np.dtype(np.int64))
+        ends: Any = cat([starts[1:], end[: starts._array.size]])
+        found.append(ends - starts)
     return found[0] if len(found) == 1 else tuple(found)
