@@ -16,8 +16,8 @@ import numpy as np
 from tracegrad.errors import GradError, TracegradError
 from tracegrad.ir.dependence import dependence
 from tracegrad.ir.differentiate import joint_graph
-from tracegrad.ir.graph import Builder, Graph, Literal
-from tracegrad.ir.interpret import interpret
+from tracegrad.ir.graph import Builder, Graph, Literal, Node
+from tracegrad.ir.interpret import interpret, watching
 from tracegrad.ir.op import CONSTANT, Array, Op
 from tracegrad.ir.ops.control import items
 from tracegrad.ir.params import frozen_params
@@ -25,10 +25,12 @@ from tracegrad.ir.passes import eliminate
 from tracegrad.ir.types import TensorType
 from tracegrad.tracer.bounds import Requirement, require_none, watched
 from tracegrad.tracer.location import Place, locate, user_place
+from tracegrad.tracer.program import program_for
 from tracegrad.tracer.pullback import X
 from tracegrad.tracer.state import state
 from tracegrad.tracer.tape import FREED, OpNode, Saved, edge_of
 from tracegrad.tracer.tensor import Tensor, wrap
+from tracegrad.tracer.tree import has_odd_strides, layout_of
 
 
 def apply_control(
@@ -148,9 +150,38 @@ def _example(graph: Graph, inputs: Sequence[Tensor]) -> list[Array] | None:
     return [np.zeros(x.shape, x.dtype.numpy) for x in graph.outputs]
 
 
+# About so many values of scalars are interpreted before compiling pays.
+_INTERPRETED = 20_000
+# An interpreted value costs as much as so many elements of an array.
+_ELEMENTS = 2_000
+
+
+class _LongError(Exception):
+    """The interpreter would take too long."""
+
+
 def evaluated(graph: Graph, arrays: Sequence[Array]) -> list[Array]:
-    """The outputs of `graph` on arrays."""
-    return state.quietly(interpret, graph, arrays)  # type: ignore[no-any-return]
+    """The outputs of `graph` on arrays; compiled where its loops are long."""
+    left = float(_INTERPRETED)
+
+    def see(graph: Graph, node: Node, value: Array) -> None:
+        nonlocal left
+        left -= 1 + node.type.size / _ELEMENTS
+        if left < 0:
+            raise _LongError
+
+    try:
+        with watching(see):
+            return state.quietly(interpret, graph, arrays)  # type: ignore[no-any-return]
+    except _LongError:
+        return _compiled(graph, arrays)
+
+
+def _compiled(graph: Graph, arrays: Sequence[Array]) -> list[Array]:
+    whole = [np.ascontiguousarray(x) if has_odd_strides(x) else x for x in arrays]
+    flags = (False,) * len(arrays), (False,) * len(graph.outputs)
+    program = program_for(graph, *flags, tuple(map(layout_of, whole)))
+    return program.forward(whole)
 
 
 def tracked_outputs(graph: Graph, needs: Sequence[bool]) -> tuple[bool, ...]:
