@@ -101,6 +101,8 @@ def _graph(body: Body, read: Sequence[Tensor], dtypes: Sequence[Any], faulty: bo
     builder = Builder("branch")
     builder.nodes.extend(body.nodes)
     own: dict[int, Node] = {id(tensor): node for node, tensor in body.operands}
+    # So that the names of those that are added are others.
+    builder.inputs.extend(own.values())
     inputs = []
     for tensor in read:
         node = own.get(id(tensor))
