@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,14 +11,17 @@ import pytest
 import tracegrad.ir.ops  # noqa: F401  (registers every op)
 from tests.gradient_check import check_gradient
 from tests.test_partition import assert_same
+from tracegrad.ir.checkpointing import within_budget
 from tracegrad.ir.differentiate import gradient_graph
 from tracegrad.ir.graph import Builder, Graph, Node
 from tracegrad.ir.interpret import interpret
 from tracegrad.ir.loops import LoopBuilder, Made
 from tracegrad.ir.op import OPS, Array
 from tracegrad.ir.ops.control import cond, item
+from tracegrad.ir.partition import partition
 from tracegrad.ir.passes import optimize
 from tracegrad.ir.types import TensorType, Type, bool_, float64, int64
+from tracegrad.ir.verifier import verify
 
 SCALAR = TensorType(float64, ())
 INTEGER = TensorType(int64, ())
@@ -297,3 +301,38 @@ def test_passes_keep_the_meaning(name: str) -> None:
         expected = interpret(before, inputs)
         for a, b in zip(expected, interpret(optimize(before), inputs), strict=True):
             np.testing.assert_allclose(b, a, rtol=1e-12)
+
+
+@pytest.mark.parametrize("budget", [1, 40, 100])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_loops_in_blocks_within_a_budget(name: str, budget: int) -> None:
+    graph, arrays = program(name)
+    blocks = within_budget(graph, budget)
+    verify(blocks)
+    for a, b in zip(interpret(graph, arrays), interpret(blocks, arrays), strict=True):
+        np.testing.assert_array_equal(b, a)
+    check_gradient(blocks, arrays, directions=1, order=2 if budget == 40 else 1)
+    assert_same(blocks, arrays)
+
+
+def bytes_in(value: Any) -> int:
+    """The bytes of an array, or of all frames of a stack."""
+    return sum(map(bytes_in, value)) if isinstance(value, list) else value.nbytes
+
+
+@pytest.mark.parametrize("budget", [3000, 12000, 50000])
+def test_a_budget_bounds_what_is_saved(budget: int) -> None:
+    def step(t: Node, y: Node) -> tuple[list[Node], list[Node]]:
+        return [sin(y) * OPS["cos"](y)], []
+
+    graph = build(lambda x: for_loop(1000, step, [x]), vector(10))
+    parts = partition(graph, [True], [True], memory_budget=budget)
+    saved = interpret(parts.forward, [np.linspace(0.0, 1.0, 10)])[1:]
+    assert 0 < sum(map(bytes_in, saved)) <= budget
+    plain = partition(graph, [True], [True])
+    assert sum(map(bytes_in, interpret(plain.forward, [np.linspace(0.0, 1.0, 10)])[1:])) > budget
+
+
+def test_a_loop_that_fits_is_left_alone() -> None:
+    graph, _ = program("power")
+    assert within_budget(graph, 10**6) is graph or "remat" not in str(within_budget(graph, 10**6))

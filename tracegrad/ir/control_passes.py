@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 
 from tracegrad.ir.branch_reduction import reduce_branches
@@ -19,6 +20,19 @@ def has_control(graph: Graph) -> bool:
 
 def reduce_control(graph: Graph) -> Graph:
     """Loops and branches without what is dead in them, constant or known from outside."""
+
+    def reduce(node: Node, used: set[int]) -> Results | None:
+        return reduce_loop(node, used) if node.op is while_loop else reduce_branches(node, used)
+
+    return rewrite_control(graph, reduce)
+
+
+def rewrite_control(graph: Graph, change: Callable[[Node, set[int]], Results | None]) -> Graph:
+    """`graph` with the results of loops and branches taken from what `change` puts in their place.
+
+    It is called with the node and the indices of the results that are read, appends to the current
+    builder, and says None where it changes nothing.
+    """
     if not has_control(graph):
         return graph
     used: dict[Node, set[int]] = defaultdict(set)
@@ -38,10 +52,9 @@ def reduce_control(graph: Graph) -> Graph:
             same = all(x is y for x, y in zip(inputs, node.inputs, strict=True))
             made = node if same else Node(node.op, tuple(inputs), node.params, node.type, node.loc)
             if is_control(node):
-                reduce = reduce_loop if node.op is while_loop else reduce_branches
-                smaller = reduce(made, used[node])
-                if smaller is not None:
-                    results[node] = smaller
+                changed = change(made, used[node])
+                if changed is not None:
+                    results[node] = changed
                     continue
             new[node] = builder.keep(made)
         return builder.finish([new[x] for x in graph.outputs], graph.origin)

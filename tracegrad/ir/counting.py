@@ -12,7 +12,8 @@ from tracegrad.ir.op import OPS
 from tracegrad.ir.ops.control import INDEX
 
 _MIRRORED = {"lt": "gt", "gt": "lt", "le": "ge", "ge": "le"}
-_FOREVER = 2**63 - 1
+# The limit of a loop that only a condition ends.
+FOREVER = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def _first_failure(counter: Counter, name: str, end: Node, shift: int) -> Node |
 def bounded(loop: Loop, bound: Bound) -> tuple[Node, Node]:
     """`limit` and `go` of the loop whose body asks only for what remains beside `bound`."""
     builder = Builder.current()
-    forever = scalar_value(loop.limit) == _FOREVER
+    forever = scalar_value(loop.limit) == FOREVER
     limit = bound.trips if forever else OPS["minimum"](loop.limit, bound.trips)
     if bound.remaining is not None:
         return limit, loop.go

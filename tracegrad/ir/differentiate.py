@@ -22,6 +22,7 @@ from tracegrad.ir.masking import Masked, add, conjunction, peel
 from tracegrad.ir.op import OPS, Op, _NonDifferentiable
 from tracegrad.ir.ops.control import item, while_loop
 from tracegrad.ir.params import frozen_params
+from tracegrad.ir.passes import prepare
 from tracegrad.ir.reading import PricesOfReading, prices_of_reading
 from tracegrad.ir.types import StackType, TensorType, Type, bool_
 
@@ -192,6 +193,7 @@ def joint_graph(
     given: Sequence[bool],
     *,
     again: Sequence[float | None] | None = None,
+    memory_budget: int | None = None,
 ) -> tuple[Graph, tuple[bool, ...]]:
     """Forward and backward in one graph, and whether each input flagged in `wrt` has a gradient.
 
@@ -199,7 +201,13 @@ def joint_graph(
     `graph`, then the cotangents of the inputs in `wrt` that have one. GraphError if a flag stands
     at a value that has no cotangent. `again` matters to what loops and branches save, see
     `tracegrad.ir.reading`: it has the price of each input, None for one that has to be saved.
+    Loops that would save more than `memory_budget` bytes run in blocks, each block once more in
+    backward.
     """
+    if memory_budget is not None:
+        from tracegrad.ir.checkpointing import within_budget
+
+        graph = within_budget(prepare(graph), memory_budget)
     return _differentiated(graph, wrt, given, primal=True, again=again)
 
 
@@ -221,6 +229,13 @@ def gradient_graph(graph: Graph, wrt: Sequence[bool], given: Sequence[bool]) -> 
         return builder.finish(outputs, "gradient")
 
 
+def cotangent_graph(
+    graph: Graph, wrt: Sequence[bool], given: Sequence[bool]
+) -> tuple[Graph, tuple[bool, ...]]:
+    """The joint graph without the outputs of `graph` among its own."""
+    return _differentiated(graph, wrt, given, primal=False)
+
+
 def _differentiated(
     graph: Graph,
     wrt: Sequence[bool],
@@ -231,8 +246,6 @@ def _differentiated(
 ) -> tuple[Graph, tuple[bool, ...]]:
     if len(wrt) != len(graph.inputs) or len(given) != len(graph.outputs):
         raise GraphError(f"{graph.name}: one flag for each input and each output is needed")
-    from tracegrad.ir.passes import prepare
-
     graph = prepare(graph)
     with Builder(graph.name) as builder:
         xs = [builder.input(x.type, x.params["name"], x.loc) for x in graph.inputs]

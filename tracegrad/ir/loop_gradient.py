@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from tracegrad.errors import GraphError
 from tracegrad.ir.cotangents import add_cotangents, has_cotangent, zero_cotangent
 from tracegrad.ir.dependence import through_iterations
-from tracegrad.ir.differentiate import joint_graph
+from tracegrad.ir.differentiate import cotangent_graph, joint_graph
 from tracegrad.ir.graph import Builder, Graph, Node, inline, scalar_value
 from tracegrad.ir.loops import Loop, LoopBuilder, Made, elements, split
-from tracegrad.ir.ops.control import item
-from tracegrad.ir.partition import Partition, body_prices, cut
+from tracegrad.ir.ops.control import item, while_loop
+from tracegrad.ir.partition import Partition, Saved, body_prices, cut
 from tracegrad.ir.passes import optimize
 from tracegrad.ir.reading import PricesOfReading, price_of, prices_of_reading
 from tracegrad.ir.types import StackType
@@ -49,7 +49,7 @@ def loop_cotangents(
     flow = _flow(loop, given, wanted[2:])
     if not any(flow.inputs):
         return node, [None] * len(node.inputs)
-    parts = _halves(loop, flow, again)
+    parts = _again(loop, flow) if loop.remat else _halves(loop, flow, again)
     saver = _Saver(loop, parts)
     augmented = saver.loop.append() if saver.pushed else node
     return augmented, [None, None, *_backward(saver, flow, given, augmented)]
@@ -101,8 +101,7 @@ _TRIPS = 4
 
 def _halves(loop: Loop, flow: _Flow, again: PricesOfReading) -> Partition:
     """The body's joint graph, cut."""
-    limit = scalar_value(loop.limit) if loop.goes_on else None
-    trips = loop.length or _TRIPS if limit is None else max(int(limit), 1)
+    trips = _trips(loop)
     prices: list[float | None] = [0.0, *(None for _ in loop.carry)]
     prices += [price_of(x, again) / trips if x.shape else 0.0 for x in (*loop.consts, *loop.xs)]
     # Frames: a stack is there, or is passed on by its name.
@@ -113,6 +112,41 @@ def _halves(loop: Loop, flow: _Flow, again: PricesOfReading) -> Partition:
     kept = set(joint.outputs[1 + len(loop.carry) : n_outputs])
     cost = prices_of_reading((), joint.inputs[:n_inputs], prices)
     return cut(joint, n_inputs, n_outputs, present, body_prices(cost, kept))
+
+
+def _again(loop: Loop, flow: _Flow) -> Partition:
+    """The body's gradient, with all that it needs of the body computed once more."""
+    gradient, present = cotangent_graph(loop.body, flow.inputs, flow.outputs)
+    read = {x for node in gradient.nodes for x in node.inputs}.union(gradient.outputs)
+    saved = [i for i in range(len(loop.body.inputs)) if gradient.inputs[i] in read]
+    inputs = [gradient.inputs[i] for i in saved]
+    backward = replace(gradient, inputs=(*inputs, *gradient.inputs[len(loop.body.inputs) :]))
+    return Partition(loop.body, tuple(Saved("input", i) for i in saved), backward, present)
+
+
+def frame_bytes(loop: Loop) -> float:
+    """An estimate of the bytes that an iteration of the loop saves for its gradient."""
+    body = loop.body
+    kinds = [has_cotangent(x) for x in loop.operands]
+    given = [has_cotangent(x) for x in (*loop.carry, *loop.made.rows)]
+    flow = _flow(loop, {1 + i: body.outputs[1 + i] for i, flag in enumerate(given) if flag}, kinds)
+    saver = _Saver(loop, _halves(loop, flow, dict.fromkeys(loop.operands, 0.0)))
+    return sum(map(_bytes, saver.loop.made.saved[-1])) if saver.pushed else 0.0
+
+
+def _bytes(x: Node) -> float:
+    """Of a stack those of all its frames."""
+    if not isinstance(x.type, StackType) or x.op is not item or x.inputs[0].op is not while_loop:
+        return x.type.nbytes
+    loop = Loop.of(x.inputs[0])
+    frame = loop.made.saved[x.params["index"] - loop.first_stack]
+    return _trips(loop) * sum(map(_bytes, frame))
+
+
+def _trips(loop: Loop) -> int:
+    """How often the loop runs, as far as that is known."""
+    limit = scalar_value(loop.limit) if loop.goes_on else None
+    return loop.length or _TRIPS if limit is None else max(int(limit), 1)
 
 
 class _Saver:
@@ -198,7 +232,13 @@ def _backward(saver: _Saver, flow: _Flow, given: Mapping[int, Node], augmented: 
         cotangents = [next(found) if flag else None for flag in got]
         made, indices = _sorted(loop, flow, cotangents, gs, sums, inside)
         backward = inside.finish(
-            limit, go, made, length=loop.length, reverse=not loop.reverse, origin="backward"
+            limit,
+            go,
+            made,
+            length=loop.length,
+            reverse=not loop.reverse,
+            remat=loop.remat,
+            origin="backward",
         )
     node = backward.append()
     return [None if i is None else item(node, index=i) for i in indices]

@@ -178,6 +178,7 @@ class _Reduction:
                 ),
                 length=loop.length,
                 reverse=loop.reverse,
+                remat=loop.remat,
                 origin=loop.body.origin,
             )
         node = smaller.append()

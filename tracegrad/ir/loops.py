@@ -46,6 +46,7 @@ class Loop:
     length: int | None = None
     saves: tuple[int, ...] = ()
     reverse: bool = False
+    remat: bool = False
 
     @classmethod
     def of(cls, node: Node) -> Loop:
@@ -66,6 +67,7 @@ class Loop:
             params["length"],
             params["saves"],
             params["reverse"],
+            params.get("remat", False),
         )
 
     @property
@@ -80,6 +82,7 @@ class Loop:
             "length": self.length if self.stacked or self.xs else None,
             "saves": self.saves,
             "reverse": self.reverse,
+            **({"remat": True} if self.remat else {}),
         }
 
     @property
@@ -208,6 +211,7 @@ class LoopBuilder:
         *,
         length: int | None = None,
         reverse: bool = False,
+        remat: bool = False,
         origin: str = "",
     ) -> Loop:
         """The loop whose body makes `made`."""
@@ -231,4 +235,5 @@ class LoopBuilder:
             length=length,
             saves=tuple(map(len, made.saved)),
             reverse=reverse,
+            remat=remat,
         )

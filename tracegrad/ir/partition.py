@@ -87,14 +87,20 @@ class Partition:
 
 
 def partition(
-    graph: Graph, wrt: Sequence[bool], given: Sequence[bool], *, fastmath: bool = False
+    graph: Graph,
+    wrt: Sequence[bool],
+    given: Sequence[bool],
+    *,
+    fastmath: bool = False,
+    memory_budget: int | None = None,
 ) -> Partition:
     """Differentiate `graph`, optimise the joint graph, and cut it into forward and backward.
 
     `wrt` flags the inputs whose cotangents are wanted, `given` the outputs whose cotangents
-    backward gets. GraphError if a flag stands at a value that is not floating.
+    backward gets. GraphError if a flag stands at a value that is not floating. For `memory_budget`
+    see `joint_graph`.
     """
-    joint, present = joint_graph(graph, wrt, given)
+    joint, present = joint_graph(graph, wrt, given, memory_budget=memory_budget)
     joint = optimize(joint, fastmath)
     return cut(joint, len(graph.inputs), len(graph.outputs), present)
 

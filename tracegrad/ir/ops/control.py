@@ -18,7 +18,8 @@ frames and rows are those at the position. The results are
 `carries`, `slices`, `frames` say how many of the operands are carried, sliced, stacks; `stacked`
 how many rows the body makes, and `length` the size of the leading axis of sliced operands and
 stacked rows (None where there are none); rows of positions that are not reached are zero. `saves`
-has the number of saved values in each group; reverse mode puts there what it needs.
+has the number of saved values in each group; reverse mode puts there what it needs. With `remat`,
+which need not be given where it is False, it saves the carries alone, and computes all else again.
 
     cond(index, *operands; branches)
 
@@ -69,6 +70,7 @@ def _infer_while_loop(
     length: int | None,
     saves: tuple[int, ...],
     reverse: bool,
+    remat: bool = False,
 ) -> Any:
     consts = len(types) - 2 - carries - slices - frames
     carry = types[2 : 2 + carries]
@@ -118,6 +120,7 @@ def _evaluate_while_loop(
     length: int | None,
     saves: tuple[int, ...],
     reverse: bool,
+    remat: bool = False,
 ) -> Any:
     from tracegrad.ir.interpret import interpret
 
