@@ -5,6 +5,7 @@
                        source, cache; or ``all``
 ``TRACEGRAD_DUMP``     directory that gets one numbered file for each stage of a compilation
 ``TRACEGRAD_CHECK``    1: verify the graph after every pass, and inputs and outputs of calls
+``TRACEGRAD_ROLL``     0: loops are not rolled, each number of iterations is traced by itself
 ``TRACEGRAD_DISABLE``  1: ``@tg.compile`` does nothing and everything runs eagerly
 ``TRACEGRAD_CACHE_DIR``  directory of generated source and compiled kernels
 =====================  ===================================================================
@@ -35,6 +36,7 @@ class Config:
     check: bool
     disable: bool
     cache_dir: Path
+    roll: bool = True
 
     @contextmanager
     def override(self, **changes: Any) -> Iterator["Config"]:
@@ -74,6 +76,7 @@ def read(environment: Mapping[str, str]) -> Config:
         dump=Path(dump).expanduser() if dump else None,
         check=_flag(environment, "TRACEGRAD_CHECK"),
         disable=_flag(environment, "TRACEGRAD_DISABLE"),
+        roll="TRACEGRAD_ROLL" not in environment or _flag(environment, "TRACEGRAD_ROLL"),
         cache_dir=Path(cache_dir).expanduser() if cache_dir else _default_cache_dir(environment),
     )
 

@@ -246,6 +246,20 @@ class Builder:
             self.nodes.append(node)
         return found
 
+    def truncate(self, nodes: int, inputs: int) -> None:
+        """Take out all but the first `nodes` nodes and the first `inputs` inputs."""
+        del self.nodes[nodes:]
+        del self.inputs[inputs:]
+        self._numbers = {
+            (node.op, tuple(map(id, node.inputs)), frozen_params(node.params)): node
+            for node in self.nodes
+            if node.op.pure
+        }
+
+    def start_anew(self) -> None:
+        """What is appended from now on is no node that is there already."""
+        self._numbers.clear()
+
     def finish(self, outputs: Sequence[Node], origin: str = "") -> Graph:
         """The graph of everything that `outputs` need, in the order of appending."""
         outputs = tuple(outputs)

@@ -61,6 +61,11 @@ class Path:
     def __str__(self) -> str:
         return self._text
 
+    @property
+    def is_object(self) -> bool:
+        """Whether it is one object, to which no way led."""
+        return isinstance(self._key, tuple) and self._key[0] == "object"
+
     def get(self, arguments: Sequence[Any]) -> Any:
         """What stands at the end of the path, or MISSING."""
         try:

@@ -104,6 +104,12 @@ class Survey:
             if not array.dtype.hasobject
         }
 
+    @property
+    def functions(self) -> list[FunctionType]:
+        """The user's functions that may be called."""
+        found = {id(x): x for x in self._kept if isinstance(x, FunctionType)}
+        return [x for x in found.values() if not is_constant_code(x)]
+
     def unread(self, taken: Iterable[np.ndarray[Any, Any]]) -> list[Guard]:
         """Guards of the arrays that are no inputs of a trace, whose inputs are on `taken`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from tracegrad.errors import TraceError
@@ -35,6 +36,10 @@ class Draws:
             self._reseeded = True
         self._expected = after
         return None if self._reseeded else state[1] - self._start[1]
+
+    def mark(self) -> Hashable:
+        """Equal for two times between which nothing was drawn."""
+        return default_generator.get_state(), self._expected
 
     def end(self) -> tuple[int, tuple[int, int] | None]:
         """How many numbers were drawn, and the state to set if the function chose the seed."""

@@ -23,11 +23,15 @@ if TYPE_CHECKING:
     from tracegrad.tracer.tensor import Tensor
 
 
-class AliasesMatter(BaseException):
-    """A write reached memory that several inputs share: record again with their bases as inputs.
+class StartAnew(BaseException):
+    """The function has to be traced once more for this call.
 
     Not an Exception, so that the user's `except Exception` does not stop it.
     """
+
+
+class AliasesMatter(StartAnew):
+    """A write reached memory that several inputs share: record again with their bases as inputs."""
 
 
 class Memory:

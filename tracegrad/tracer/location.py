@@ -56,15 +56,33 @@ class Place:
         return f"{where}: {source}" if source else where
 
 
+def is_internal(code: CodeType) -> bool:
+    """Whether the code is part of this package."""
+    name = code.co_filename
+    inside = _internal.get(name)
+    if inside is None:
+        inside = _internal[name] = name.startswith((PACKAGE, "<frozen"))
+    return inside
+
+
+def user_frame() -> FrameType | None:
+    """The innermost frame that is not of this package, while it waits for what it called."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and is_internal(frame.f_code):
+        frame = frame.f_back
+    return frame
+
+
 def user_place() -> Place | None:
     """The innermost frame that is not of this package; None if there is none."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
+        # `is_internal` written out: this runs for every differentiable call.
         code = frame.f_code
         name = code.co_filename
         inside = _internal.get(name)
         if inside is None:
-            inside = _internal[name] = name.startswith((PACKAGE, "<frozen"))
+            inside = is_internal(code)
         if not inside:
             return Place(code, frame.f_lasti)
         frame = frame.f_back

@@ -29,6 +29,10 @@ class Numbering:
         self._complete = len(segments) - 1
         return self._of_node[value.node]
 
+    def go_back(self, count: int) -> None:
+        """Segments from number `count` on were taken out, or are incomplete again."""
+        self._complete = min(self._complete, count)
+
     def _number_all(self, segment: Segment) -> None:
         for node, source in zip(segment.builder.inputs, segment.sources, strict=True):
             if node not in self._of_node:

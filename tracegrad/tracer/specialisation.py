@@ -14,6 +14,7 @@ from tracegrad.tracer.code_reading import announce
 from tracegrad.tracer.guards import Guard, TensorGuard
 from tracegrad.tracer.recorder import Recorder
 from tracegrad.tracer.recording import Trace
+from tracegrad.tracer.rolling import SiteKey
 from tracegrad.tracer.signature import TensorKey, key_of, key_of_array
 from tracegrad.tracer.statistics import Statistics
 from tracegrad.tracer.tensor import Tensor
@@ -43,6 +44,8 @@ class Specialisation:
         self.announced = announced
         self.fields = fields
         self.aliases = False
+        # Loops that are not rolled, and why.
+        self.unrolled: dict[SiteKey, str] = {}
         self.tree = Tree(name, statistics)
         self.guards: list[Guard] = []
         self.same: list[tuple[AccessPath, AccessPath]] = []
@@ -65,7 +68,8 @@ class Specialisation:
     ) -> None:
         """Put a trace into the tree, and what it depends on among the checks."""
         inputs = recorder.inputs
-        self.tree.extend(trace)
+        rolled = recorder.rolling is not None and bool(recorder.rolling.rolled)
+        self.tree.extend(trace, supersedes=rolled)
         taken = [item.tensor._array for item in inputs if isinstance(item.tensor, Tensor)]
         paths = {item.path for item in inputs}
         unread = [

@@ -212,6 +212,32 @@ class Places:
         for key, item in zip(keys or range(len(items)), items, strict=True):
             self._walk(path.item(key) if by_item else path.attribute(str(key)), item, depth + 1)
 
+    def look(self, followed: Collection[int], variables: Collection[str]) -> tuple[list[Any], Any]:
+        """What the places hold now but for objects and local variables that are `followed`
+        otherwise: objects, and something that is equal as long as they stay.
+        """
+        objects: list[Any] = []
+        marks: list[Any] = []
+
+        def mark(value: Any) -> Any:
+            objects.append(value)
+            return (type(value), repr(value)) if _is_number(value) else id(value)
+
+        for path, _ in self._variables:
+            if path.name not in variables:
+                marks.append(mark(path.get(self._leaves)))
+        for held in self._held.values():
+            if id(held.value) in followed:
+                continue
+            found = contents(held.value, held.names)
+            if isinstance(found, dict):
+                marks.append([(key, mark(item)) for key, item in found.items()])
+            elif isinstance(found, set):
+                marks.append(found)
+            else:
+                marks.append([mark(item) for item in found])
+        return objects, marks
+
     # ----------------------------------------------------------------- after the function ran
 
     def stores(self) -> list[Store]:

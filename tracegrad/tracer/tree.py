@@ -162,6 +162,13 @@ class Path:
         return self.occurrences[ref[0]].segment.builder.nodes[ref[1]].type
 
 
+def _is_same(known: Occurrence, segment: Segment) -> bool:
+    """Whether a segment was recorded as the known one was."""
+    before, now = known.segment.guard, segment.guard
+    same_guard = (before and before.key()) == (now and now.key())
+    return segment.key() == known.key and same_guard
+
+
 def resolve(ref: Ref, path: Sequence[Occurrence]) -> Ref:
     """A reference by position as one by number among the exports."""
     return ref if ref[0] < 0 else (ref[0], path[ref[0]].number_of[ref[1]])
@@ -184,8 +191,10 @@ class Tree:
         self.differentiable = False
         self.writes_inputs = False
 
-    def extend(self, trace: Trace) -> Path:
-        """Add a path. TraceError if it does not begin as the known ones do."""
+    def extend(self, trace: Trace, supersedes: bool = False) -> Path:
+        """Add a path. TraceError if it does not begin as the known ones do, unless it `supersedes`
+        those that part from it in more than an outcome: then they go.
+        """
         self.growth += 1
         self.inputs = trace.inputs
         self.writes_inputs |= trace.writes_inputs
@@ -201,7 +210,8 @@ class Tree:
         occurrences: list[Occurrence] = []
         parent: Occurrence | None = None
         for i, segment in enumerate(trace.segments):
-            occurrence = self._place(parent, trace.outcomes[i - 1] if i else None, segment)
+            outcome = trace.outcomes[i - 1] if i else None
+            occurrence = self._place(parent, outcome, segment, supersedes)
             occurrences.append(occurrence)
             parent = occurrence
         assert parent is not None
@@ -218,8 +228,17 @@ class Tree:
         path = self.paths[parent] = Path(self, occurrences, trace.end)
         return path
 
-    def _place(self, parent: Occurrence | None, outcome: Hashable, segment: Segment) -> Occurrence:
+    def _place(
+        self,
+        parent: Occurrence | None,
+        outcome: Hashable,
+        segment: Segment,
+        supersedes: bool,
+    ) -> Occurrence:
         found = self.root if parent is None else parent.edges.get(outcome)
+        if found is not None and supersedes and not _is_same(found, segment):
+            self._drop_from(found)
+            found = None
         if found is None:
             found = Occurrence(segment)
             if parent is None:
@@ -230,12 +249,17 @@ class Tree:
         self._check_equal(found, segment)
         return found
 
+    def _drop_from(self, start: Occurrence) -> None:
+        """Forget the paths through an occurrence."""
+        work = [start]
+        for occurrence in work:
+            self.paths.pop(occurrence, None)
+            work.extend(occurrence.edges.values())
+
     def _check_equal(self, known: Occurrence, segment: Segment) -> None:
-        key = segment.key()
-        before, now = known.segment.guard, segment.guard
-        same_guard = (before and before.key()) == (now and now.key())
-        if key == known.key and same_guard:
+        if _is_same(known, segment):
             return
+        key = segment.key()
         where = "its guard"
         for a, b, node in zip(key[1], known.key[1], segment.builder.nodes, strict=False):  # type: ignore[call-overload]
             if a != b:

@@ -30,3 +30,23 @@ overwrite = composite(
     # Its gradient is not the derivative of its value, on purpose: no dtype that has one.
     sample_dtypes=(int64,),
 )
+
+
+def _expand_carried(x: Node, number: int) -> Node:
+    return x
+
+
+def _evaluate_carried(x: Any, number: int) -> Any:
+    return x
+
+
+# What a loop that is being rolled carries, at the start of an iteration. `number` keeps equal
+# values apart: they may differ in the next iteration.
+carried = composite(
+    "carried",
+    expand=_expand_carried,
+    evaluate=_evaluate_carried,
+    vjp=(lambda g, y, x, number: g,),
+    arity=1,
+    samples=[Sample(((3, 4),), {"number": 0})],
+)

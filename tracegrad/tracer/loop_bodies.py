@@ -1,0 +1,313 @@
+"""The body of a rolled loop as a graph, from the paths that were recorded through it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tracegrad.ir.graph import Builder, Graph, Node, reachable
+from tracegrad.ir.op import OPS
+from tracegrad.ir.ops.control import FLAG, INDEX, cond
+from tracegrad.ir.types import TensorType, int64
+from tracegrad.tracer.bounds import Requirement, any_outside, remember
+from tracegrad.tracer.loop_paths import Check, Junction, LoopRef, Path
+
+
+@dataclass
+class Exit:
+    """A way out of the body that no path knows: at the guard of `junction`, for `outcome`."""
+
+    junction: Junction
+    outcome: bool
+    prefix: list[tuple[str, Any]]
+
+
+@dataclass
+class Body:
+    """The graph of a loop's body.
+
+    Its inputs are the position, what is carried, then `condition` (if `starts_open`), the code and
+    the fault where there are such, then the `outer` values. Its outputs are whether to go on, and
+    the same carried values.
+
+    goes_on    the outcome of the condition at the site with which every path begins; None if there
+               are both, or none.
+    exits      what the code says: 0 for none, or 1 + the number of the exit.
+    """
+
+    graph: Graph
+    outer: list[tuple[int, int]]
+    goes_on: bool | None
+    carries_condition: bool
+    exits: list[Exit]
+    checks: list[Requirement] = field(default_factory=list)
+
+
+class _Scope:
+    """A graph being made: the body, or a branch of it."""
+
+    def __init__(self, assembly: _Assembly, outer: _Scope | None, name: str) -> None:
+        self.assembly = assembly
+        self.outer = outer
+        self.builder = Builder(name)
+        self.known: dict[LoopRef, Node] = {}
+        self.taken: dict[LoopRef, Node] = {}
+        self.requirements: list[Requirement] = []
+
+    def has(self, ref: LoopRef) -> bool:
+        """Whether a value is there, here or around."""
+        return ref in self.known or (self.outer is not None and self.outer.has(ref))
+
+    def take(self, ref: LoopRef) -> Node:
+        """A value that is there already, as an input if it comes from around."""
+        found = self.known.get(ref)
+        if found is None:
+            assert self.outer is not None
+            around = self.outer.take(ref)
+            found = self.known[ref] = self.taken[ref] = self.builder.input(around.type)
+        return found
+
+    def node(self, ref: LoopRef) -> Node:
+        """The node of a value, computed here if it is not there yet."""
+        work = [ref]
+        while work:
+            current = work[-1]
+            if current in self.known:
+                work.pop()
+                continue
+            if self.has(current):
+                self.take(current)
+                work.pop()
+                continue
+            kind = current[0]
+            if kind == "constant":
+                self.known[current] = self.builder.constant(current[1].array)
+                work.pop()
+            elif kind == "outer":
+                self.assembly.import_outer(current)
+            else:
+                step = self.assembly.step(current)
+                missing = [x for x in step.operands if not self.is_ready(x)]
+                if missing:
+                    work.extend(missing)
+                    continue
+                operands = [self.take(x) for x in step.operands]
+                self.known[current] = self.builder.append(
+                    step.op, operands, step.params, step.loc
+                )
+                work.pop()
+        return self.known[ref]
+
+    def is_ready(self, ref: LoopRef) -> bool:
+        return ref in self.known or self.has(ref)
+
+
+class _Assembly:
+    def __init__(
+        self,
+        roots: dict[bool | None, Junction],
+        carries: Sequence[TensorType],
+        outer_types: dict[tuple[int, int], TensorType],
+        first: int,
+    ) -> None:
+        self.roots = roots
+        self.carries = carries
+        self.outer_types = outer_types
+        self.outer: list[tuple[int, int]] = []
+        self.exits: list[Exit] = []
+        self.path: list[Junction] = []
+        self.top = _Scope(self, None, "body")
+        self.has_code = any(_has_exit(root) for root in roots.values())
+        self.has_fault = any(_has_check(root) for root in roots.values())
+        outcomes = [x for x in roots if x is not None]
+        self.goes_on = outcomes[0] if len(outcomes) == 1 else None
+        self.carries_condition = len(outcomes) == 2
+        builder = self.top.builder
+        position = builder.input(INDEX, "position")
+        with builder:
+            self.top.known["position",] = position + first if first else position
+        for i, type in enumerate(carries):
+            self.top.known["carry", i] = builder.input(type, f"carry{i}")
+        if self.carries_condition:
+            self.top.known["condition",] = builder.input(FLAG, "condition")
+        if self.has_code:
+            self.top.known["code",] = builder.input(INDEX, "code")
+        if self.has_fault:
+            self.top.known["fault", 0] = builder.input(FLAG, "fault")
+
+    def import_outer(self, ref: LoopRef) -> None:
+        """Make a value from before the loop an input of the body."""
+        place = ref[1]
+        self.outer.append(place)
+        self.top.known[ref] = self.top.builder.input(self.outer_types[place])
+
+    def step(self, ref: LoopRef) -> Any:
+        """The operation that computes a value."""
+        return self.path[ref[1]].piece.steps[ref[2]]
+
+    # ------------------------------------------------------------------- assembling
+
+    def body(self) -> Body:
+        top = self.top
+        if self.carries_condition:
+            made = self._branches(top, ("condition",), self.roots, ("fault", 0), None)
+        else:
+            (root,) = self.roots.values()
+            made = self._emit(top, root, ("fault", 0))
+        graph = _finished(top, made, top.builder.inputs)
+        return Body(
+            graph,
+            self.outer,
+            self.goes_on,
+            self.carries_condition,
+            self.exits,
+            _all_requirements(top),
+        )
+
+    def _emit(self, scope: _Scope, junction: Junction, fault: LoopRef) -> list[Node]:
+        """The outputs of the body from a junction on."""
+        self.path.append(junction)
+        piece = junction.piece
+        number = len(self.path) - 1
+        for place, step in enumerate(piece.steps):
+            if not step.op.pure:
+                scope.node(("node", number, place))
+        if piece.checks:
+            fault = self._check(scope, piece.checks, fault)
+        if junction.end is not None:
+            made = self._end(scope, junction.end, fault)
+        elif None in junction.ways:
+            made = self._emit(scope, junction.ways[None], fault)
+        else:
+            assert piece.asked is not None
+            made = self._branches(scope, piece.asked, junction.ways, fault, junction)
+        self.path.pop()
+        return made
+
+    def _check(self, scope: _Scope, checks: Sequence[Check], fault: LoopRef) -> LoopRef:
+        flags = [scope.node(fault)]
+        for check in checks:
+            value = scope.node(check.value)
+            flags.append(scope.node(check.flag))
+            scope.requirements.append(Requirement(0, value, check.limits, check.place))
+        with scope.builder:
+            node = any_outside(flags)
+        new = "fault", fault[1] + 1
+        scope.known[new] = node
+        return new
+
+    def _branches(
+        self,
+        scope: _Scope,
+        asked: LoopRef,
+        ways: dict[Any, Junction],
+        fault: LoopRef,
+        junction: Junction | None,
+    ) -> list[Node]:
+        """Both ways on from a condition."""
+        condition = scope.node(asked)
+        scopes = []
+        outputs = []
+        for outcome in (False, True):
+            branch = _Scope(self, scope, "taken" if outcome else "not_taken")
+            with branch.builder:
+                if outcome in ways:
+                    made = self._emit(branch, ways[outcome], fault)
+                else:
+                    assert junction is not None
+                    self.exits.append(Exit(junction, outcome, []))
+                    made = self._exit(branch, len(self.exits), fault)
+            scopes.append(branch)
+            outputs.append(made)
+        refs = list(dict.fromkeys(ref for branch in scopes for ref in branch.taken))
+        operands = [scope.take(ref) for ref in refs]
+        graphs = []
+        for branch, made in zip(scopes, outputs, strict=True):
+            inputs = [
+                branch.taken.get(ref) or branch.builder.input(node.type)
+                for ref, node in zip(refs, operands, strict=True)
+            ]
+            graphs.append(_finished(branch, made, inputs))
+            scope.requirements.extend(branch.requirements)
+        with scope.builder:
+            index = OPS["cast"](condition, dtype=int64)
+            node = cond(index, *operands, branches=tuple(graphs))
+            return [OPS["item"](node, index=i) for i in range(len(outputs[0]))]
+
+    def _end(self, scope: _Scope, path: Path, fault: LoopRef) -> list[Node]:
+        carried = [scope.node(ref) for ref in path.results]
+        builder = scope.builder
+        following = None if path.following is None else scope.node(path.following)
+        if self.goes_on is None or following is None:
+            go = builder.constant(np.True_)
+        else:
+            go = following
+            if not self.goes_on:
+                go = builder.append(OPS["logical_not"], [go], {})
+        if self.carries_condition:
+            assert following is not None
+            carried.append(following)
+        return self._close(scope, go, carried, 0, fault)
+
+    def _exit(self, scope: _Scope, code: int, fault: LoopRef) -> list[Node]:
+        """The iteration is not done: all is as it was at its start."""
+        carried = [scope.node(("carry", i)) for i in range(len(self.carries))]
+        if self.carries_condition:
+            carried.append(scope.node(("condition",)))
+        return self._close(scope, scope.builder.constant(np.False_), carried, code, fault)
+
+    def _close(
+        self, scope: _Scope, go: Node, carried: list[Node], code: int, fault: LoopRef
+    ) -> list[Node]:
+        builder = scope.builder
+        if self.has_code:
+            carried.append(builder.constant(np.int64(code)))
+        if self.has_fault:
+            flag = scope.node(fault)
+            carried.append(flag)
+            right = builder.append(OPS["logical_not"], [flag], {})
+            go = builder.append(OPS["bitwise_and"], [go, right], {})
+        return [go, *carried]
+
+
+def _finished(scope: _Scope, outputs: Sequence[Node], inputs: Sequence[Node]) -> Graph:
+    nodes = scope.builder.nodes
+    live = reachable((*outputs, *(node for node in nodes if not node.op.pure)))
+    graph = Graph(
+        scope.builder.name,
+        tuple(inputs),
+        tuple(node for node in nodes if node in live),
+        tuple(outputs),
+    )
+    if scope.requirements:
+        remember(graph, scope.requirements)
+    return graph
+
+
+def _all_requirements(scope: _Scope) -> list[Requirement]:
+    return scope.requirements
+
+
+def _has_exit(junction: Junction) -> bool:
+    if junction.end is not None:
+        return False
+    if None in junction.ways:
+        return _has_exit(junction.ways[None])
+    return len(junction.ways) < 2 or any(map(_has_exit, junction.ways.values()))
+
+
+def _has_check(junction: Junction) -> bool:
+    return bool(junction.piece.checks) or any(map(_has_check, junction.ways.values()))
+
+
+def assemble(
+    roots: dict[bool | None, Junction],
+    carries: Sequence[TensorType],
+    outer_types: dict[tuple[int, int], TensorType],
+    first: int = 0,
+) -> Body:
+    """The body of a loop that carries values of these types and begins at position `first`."""
+    return _Assembly(roots, carries, outer_types, first).body()

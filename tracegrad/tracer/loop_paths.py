@@ -1,0 +1,269 @@
+"""One iteration of a loop, as it was recorded: its operations, in terms of what the loop carries.
+
+Values are named by references that are the same in every recording of the iteration:
+
+    ("node", piece, position)   computed in the iteration
+    ("carry", i)                carried, as it was at the start of the iteration
+    ("position",)               the number of the iteration
+    ("outer", (segment, place)) computed before the loop
+    ("constant", literal)       a constant
+    ("hidden", line)            computed in an earlier iteration and not carried
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tracegrad.ir.graph import Literal, Loc, Node
+from tracegrad.ir.op import CONSTANT, Op
+from tracegrad.ir.params import frozen_params
+from tracegrad.ir.types import Type
+from tracegrad.tracer.bounds import Limits
+from tracegrad.tracer.location import Place
+from tracegrad.tracer.recording import Segment, Value
+
+if TYPE_CHECKING:
+    from tracegrad.tracer.checkpoints import Checkpoint
+
+LoopRef = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation of an iteration."""
+
+    op: Op
+    operands: tuple[LoopRef, ...]
+    params: Any
+    type: Type
+    loc: Loc | None
+
+    def key(self) -> Hashable:
+        """Equal for the same operation in two recordings."""
+        return self.op.name, self.operands, frozen_params(self.params), self.type
+
+
+@dataclass(frozen=True)
+class Check:
+    """A requirement of an iteration: `flag` is true where `value` is out of its limits."""
+
+    flag: LoopRef
+    value: LoopRef
+    limits: Limits
+    place: Place | None
+
+
+@dataclass
+class Piece:
+    """The operations between two guards of an iteration; `asked` is what the guard asks for."""
+
+    steps: list[Step]
+    checks: list[Check]
+    asked: LoopRef | None = None
+    kind: str = ""
+    outcome: Hashable = None
+    loc: Loc | None = None
+
+    def key(self) -> Hashable:
+        """Equal for the same piece in two recordings."""
+        checks = tuple((check.flag, check.value) for check in self.checks)
+        return tuple(step.key() for step in self.steps), checks, self.asked, self.kind
+
+
+@dataclass
+class Path:
+    """One way through the body of a loop.
+
+    outcome   of the condition at the site, with which it begins; None for a loop that counts.
+    results   what is carried on to the next iteration.
+    following the condition at the site after it.
+    """
+
+    outcome: bool | None
+    pieces: list[Piece]
+    results: list[LoopRef] = field(default_factory=list)
+    following: LoopRef | None = None
+
+
+class Recorded:
+    """What was recorded since the segment number `segment` had `position` nodes.
+
+    start    where the loop begins; what was computed between and is needed is hidden state.
+    carried  the reference of each carried value, by the place of its node.
+    outer    the values from before the loop that are used, by their place.
+    """
+
+    def __init__(
+        self,
+        segments: Sequence[Segment],
+        segment: int,
+        position: int,
+        start: Checkpoint,
+        carried: dict[tuple[int, int], LoopRef],
+    ) -> None:
+        self._segments = segments
+        self._segment = segment
+        self._position = position
+        self._start = start
+        self._carried = carried
+        self.outer: dict[tuple[int, int], Value] = {}
+
+    def ref(self, value: Value) -> LoopRef:
+        """The reference of a value."""
+        known = self._carried.get(value.ref)
+        if known is not None:
+            return known
+        node = value.node
+        if node is not None and node.op is CONSTANT:
+            return "constant", node.params["value"]
+        if self._is_inside(value.segment, value.position):
+            base = self._position if value.segment == self._segment else 0
+            return "node", value.segment - self._segment, value.position - base
+        if self._start.is_before(value):
+            self.outer[value.ref] = value
+            return "outer", value.ref
+        filled = _filled(node)
+        if filled is not None:
+            return "constant", filled
+        return "hidden", str(node.loc) if node is not None else ""
+
+    def _is_inside(self, segment: int, position: int) -> bool:
+        return segment > self._segment or (segment == self._segment and position >= self._position)
+
+    def pieces(self) -> list[Piece]:
+        """The operations, piece by piece."""
+        found = []
+        for number in range(self._segment, len(self._segments)):
+            segment = self._segments[number]
+            base = self._position if number == self._segment else 0
+            imported = dict(zip(segment.builder.inputs, segment.sources, strict=True))
+            positions = {node: i for i, node in enumerate(segment.builder.nodes)}
+
+            def of_node(
+                node: Node,
+                number: int = number,
+                imported: dict[Node, Value] = imported,
+                positions: dict[Node, int] = positions,
+            ) -> LoopRef:
+                source = imported.get(node)
+                if source is not None:
+                    return self.ref(source)
+                place = positions[node]
+                scope = self._segments[number]
+                value = Value(number, place, node, node.type, False, scope)  # type: ignore[arg-type]
+                return self.ref(value)
+
+            steps = [
+                Step(node.op, tuple(map(of_node, node.inputs)), node.params, node.type, node.loc)
+                for node in segment.builder.nodes[base:]
+            ]
+            checks = [
+                Check(
+                    of_node(segment.builder.nodes[item.position]),
+                    of_node(item.node),
+                    item.limits,
+                    item.place,
+                )
+                for item in segment.requirements
+                if item.position >= base
+            ]
+            piece = Piece(steps, checks)
+            guard = segment.guard
+            if guard is not None:
+                piece.asked = self._of_place(guard.ref)
+                piece.kind = guard.kind
+                piece.loc = guard.loc
+            found.append(piece)
+        return found
+
+    def _of_place(self, ref: tuple[int, int]) -> LoopRef:
+        segment, position = ref
+        if segment < 0:
+            return "outer", ref
+        node = self._segments[segment].builder.nodes[position]
+        value = Value(segment, position, node, node.type, False, None)  # type: ignore[arg-type]
+        return self.ref(value)
+
+
+def _filled(node: Node | None) -> Literal | None:
+    """The constant that a node is, if it repeats one."""
+    if node is None or node.op.name != "broadcast_to" or node.inputs[0].op is not CONSTANT:
+        return None
+    value = node.inputs[0].params["value"].array
+    return Literal(np.broadcast_to(value, node.params["shape"]))
+
+
+def hidden_in(pieces: Sequence[Piece], wanted: Sequence[LoopRef]) -> LoopRef | None:
+    """A hidden value that is needed for `wanted`, for a guard or for a check."""
+    work = list(wanted)
+    for piece in pieces:
+        if piece.asked is not None:
+            work.append(piece.asked)
+        work.extend(ref for check in piece.checks for ref in (check.flag, check.value))
+        work.extend(ref for step in piece.steps if not step.op.pure for ref in step.operands)
+    seen: set[LoopRef] = set()
+    while work:
+        ref = work.pop()
+        if ref in seen:
+            continue
+        seen.add(ref)
+        if ref[0] == "hidden":
+            return ref
+        if ref[0] == "node":
+            work.extend(pieces[ref[1]].steps[ref[2]].operands)
+    return None
+
+
+def varies(pieces: Sequence[Piece], ref: LoopRef) -> bool:
+    """Whether a value may be another in each iteration."""
+    work = [ref]
+    seen: set[LoopRef] = set()
+    while work:
+        ref = work.pop()
+        if ref in seen:
+            continue
+        seen.add(ref)
+        if ref[0] in ("carry", "position", "hidden"):
+            return True
+        if ref[0] == "node":
+            work.extend(pieces[ref[1]].steps[ref[2]].operands)
+    return False
+
+
+class Junction:
+    """The paths known from some point of an iteration on.
+
+    Up to the first guard they agree: that is `piece`. `ways` is where they go on, by outcome;
+    `end` is the path that ends here.
+    """
+
+    def __init__(self, piece: Piece) -> None:
+        self.piece = piece
+        self.ways: dict[Hashable, Junction] = {}
+        self.end: Path | None = None
+
+
+def joined(paths: Sequence[Path]) -> dict[bool | None, Junction] | None:
+    """The paths as a tree, by the outcome that they begin with; None if equal outcomes did not
+    lead to the same operations.
+    """
+    roots: dict[bool | None, Junction] = {}
+    for path in paths:
+        ways: dict[Any, Junction] = roots  # type: ignore[assignment]
+        outcome: Any = path.outcome
+        for piece in path.pieces:
+            found = ways.get(outcome)
+            if found is None:
+                found = ways[outcome] = Junction(piece)
+            elif found.piece.key() != piece.key():
+                return None
+            ways = found.ways
+            outcome = piece.outcome
+        if found.ways or found.end is not None:  # type: ignore[union-attr]
+            return None
+        found.end = path  # type: ignore[union-attr]
+    return roots
