@@ -240,18 +240,27 @@ class _Region(_Inside):
             self.placed.append((index, view))
 
 
+def _blocks(step: Step) -> list[Block]:
+    if isinstance(step, Loop):
+        return [step.entry, step.body]
+    return [step.entry, *step.blocks] if isinstance(step, Branch) else []
+
+
 def exchanged(step: Step) -> Iterator[tuple[Buffer, Buffer]]:
     """Every exchange at the end of a block within a step."""
-    if isinstance(step, Loop):
-        blocks = [step.entry, step.body]
-    elif isinstance(step, Branch):
-        blocks = [step.entry, *step.blocks]
-    else:
-        return
-    for block in blocks:
+    for block in _blocks(step):
         yield from block.exchange
         for inner in block.steps:
             yield from exchanged(inner)
+
+
+def loops_within(step: Step) -> Iterator[Loop]:
+    """The loops in a step, itself included."""
+    if isinstance(step, Loop):
+        yield step
+    for block in _blocks(step):
+        for inner in block.steps:
+            yield from loops_within(inner)
 
 
 class _Entry:

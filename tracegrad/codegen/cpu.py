@@ -94,7 +94,11 @@ class Text:
         return name
 
     def register(self, buffer: Buffer) -> str | None:
-        """The local variable that a buffer is; None for one in memory."""
+        """The value of a buffer that is a local variable; None for one in memory."""
+        return None
+
+    def assign(self, buffer: Buffer, value: str) -> str | None:
+        """The statement that gives a local variable its value; None for a buffer in memory."""
         return None
 
     def is_written(self, buffer: Buffer) -> bool:
@@ -272,10 +276,9 @@ class KernelPrinter:
         return let.text
 
     def store(self, store: Store, depth: int, innermost: int | None) -> None:
-        variable = self.text.register(store.address.buffer)
-        if variable is not None:
-            short = store.address.buffer.dtype.short
-            self.line(depth, f"{variable} = {short}({store.value})")
+        assignment = self.text.assign(store.address.buffer, store.value)
+        if assignment is not None:
+            self.line(depth, assignment)
             return
         place = self.address(store.address, innermost)
         value = store.value

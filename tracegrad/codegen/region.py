@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 
 from tracegrad.codegen.affine import View
+from tracegrad.codegen.control import exchanged, loops_within
 from tracegrad.codegen.cpu import KernelPrinter, Launch, Slot, Text
+from tracegrad.codegen.inlining import inlined
 from tracegrad.codegen.lowering import lower
 from tracegrad.codegen.steps import (
     Block,
@@ -52,8 +54,9 @@ def emit_region(region: Region, launch_of: LaunchOf, grain: int) -> Launch:
 class _RegionText(Text):
     """The function's text: registers are variables, and addresses may move."""
 
-    def __init__(self) -> None:
+    def __init__(self, slots: set[Buffer]) -> None:
         super().__init__(set())
+        self.slots = slots
         self.names: dict[Buffer, str] = {}
         self.read_only: set[Buffer] = set()
         self.sizes: dict[Hashable, str] = {}
@@ -65,6 +68,8 @@ class _RegionText(Text):
                 self.names[buffer] = f"{_HINTS[buffer.kind]}{len(self.names)}"
                 if buffer.kind == "stack":
                     self.head.append(f"{self.names[buffer]} = 0")
+                elif buffer in self.slots:
+                    self.head.append(f"{self.names[buffer]} = slot_{buffer.dtype.short}()")
             return self.names[buffer]
         return self.pointer(buffer)
 
@@ -86,7 +91,22 @@ class _RegionText(Text):
         return self.sizes[key]
 
     def register(self, buffer: Buffer) -> str | None:
-        return self.name(buffer) if buffer.kind == "register" else None
+        if buffer.kind != "register":
+            return None
+        name = self.name(buffer)
+        return f"load_output({name}, 0)" if buffer in self.slots else name
+
+    def value(self, buffer: Buffer) -> str:
+        """What a register or a stack holds, or the address of a buffer."""
+        return self.register(buffer) or self.name(buffer)
+
+    def assign(self, buffer: Buffer, value: str) -> str | None:
+        if buffer.kind != "register":
+            return None
+        name = self.name(buffer)
+        if buffer in self.slots:
+            return f"store({name}, 0, {buffer.dtype.short}({value}))"
+        return f"{name} = {value}"
 
     def is_written(self, buffer: Buffer) -> bool:
         return buffer.kind not in _UNWRITTEN and buffer not in self.read_only
@@ -101,12 +121,24 @@ class _RegionText(Text):
         return name
 
 
+def assigned_again(step: Step) -> set[Buffer]:
+    """The registers that get a value in more than one place.
+
+    They are slots of memory, which LLVM turns into registers quickly, while Numba's own analysis of
+    variables takes time that grows with their number times the size of the function.
+    """
+    found = {target for target, _ in exchanged(step) if target.kind == "register"}
+    for loop in loops_within(step):
+        found.add(loop.done)
+    return found
+
+
 class _RegionPrinter:
     def __init__(self, region: Region, launch_of: LaunchOf, grain: int) -> None:
         self.region = region
         self.launch_of = launch_of
         self.grain = grain
-        self.text = _RegionText()
+        self.text = _RegionText(assigned_again(region.step))
         self.kernels = 0
         self.temporaries = 0
 
@@ -135,6 +167,7 @@ class _RegionPrinter:
         for stack, handle, is_read in region.stacks:
             if not is_read:
                 text.line(0, f"store_word({text.arena(handle)}, {_ROOT}, {text.name(stack)})")
+        text.body = inlined(text.head, text.body)
         return Launch(text.source, text.words, 1, 1)
 
     # ------------------------------------------------------------------ steps
@@ -147,19 +180,20 @@ class _RegionPrinter:
         self.exchange(block, depth)
 
     def exchange(self, block: Block, depth: int) -> None:
-        names = [(self.text.name(a), self.text.name(b)) for a, b in block.exchange]
+        targets = {target for target, _ in block.exchange}
         held = []
-        for target, source in names:
+        for target, source in block.exchange:
+            value = self.text.value(source)
             # A variable that is overwritten before it is read is kept aside.
-            if any(source == other for other, _ in names):
+            if source in targets:
                 self.temporaries += 1
                 kept = f"t{self.temporaries}"
-                self.text.line(depth, f"{kept} = {source}")
-                held.append((target, kept))
-            else:
-                held.append((target, source))
-        for target, source in held:
-            self.text.line(depth, f"{target} = {source}")
+                self.text.line(depth, f"{kept} = {value}")
+                value = kept
+            held.append((target, value))
+        for target, value in held:
+            assignment = self.text.assign(target, value)
+            self.text.line(depth, assignment or f"{self.text.name(target)} = {value}")
 
     def step(self, step: Step, places: Places, depth: int) -> None:
         if isinstance(step, Kernel):
@@ -169,11 +203,9 @@ class _RegionPrinter:
         elif isinstance(step, Branch):
             self.branch(step, depth)
         elif isinstance(step, Depth):
-            register, stack = self.text.name(step.register), self.text.name(step.stack)
-            # A stack that no branch has made holds nothing.
-            self.text.line(depth, f"{register} = i64(0)")
-            self.text.line(depth, f"if {stack} != 0:")
-            self.text.line(depth + 1, f"{register} = read_word({stack}, 0)")
+            self.text.line(
+                depth, self.set(step.register, f"depth_of({self.text.name(step.stack)})")
+            )
         else:
             assert isinstance(step, Call)
             self.call(step, places, depth)
@@ -218,18 +250,24 @@ class _RegionPrinter:
 
     # ------------------------------------------------------------------ loops
 
+    def set(self, register: Buffer, value: str) -> str:
+        """The statement that sets a register."""
+        statement = self.text.assign(register, value)
+        assert statement is not None
+        return statement
+
     def loop(self, loop: Loop, depth: int) -> None:
         text = self.text
         self.block(loop.entry, depth)
-        limit, go = text.name(loop.limit), text.name(loop.go)
-        done, at = text.name(loop.done), text.name(loop.at)
-        text.line(depth, f"{done} = i64(0)")
+        limit, go = text.value(loop.limit), text.value(loop.go)
+        done, at = text.value(loop.done), text.value(loop.at)
+        text.line(depth, self.set(loop.done, "0"))
         capacities = [self.open_stack(loop, frames, depth) for frames in loop.saved]
         condition = f"{done} < {limit}" if loop.bounded else f"{go} and {done} < {limit}"
         text.line(depth, f"while {condition}:")
         inside = depth + 1
         position = f"{limit} - 1 - {done}" if loop.reverse else done
-        text.line(inside, f"{at} = {position}")
+        text.line(inside, self.set(loop.at, position))
         for row in loop.rows:
             self.row(row, at, inside)
         for frames in loop.read:
@@ -255,7 +293,7 @@ class _RegionPrinter:
         if arena:
             text.line(inside, f"arena_release({arena}, {chunk}, {taken})")
         self.exchange(loop.body, inside)
-        text.line(inside, f"{done} = {done} + 1")
+        text.line(inside, self.set(loop.done, f"{done} + 1"))
         for frames in loop.saved:
             held = f"max({limit}, 0)" if loop.reverse else done
             text.line(depth, f"store_word({text.name(frames.stack)}, 0, {held})")
@@ -277,7 +315,7 @@ class _RegionPrinter:
         assert frames.arena is not None
         arena, stack = text.arena(frames.arena), text.name(frames.stack)
         size = text.integer(frames.size, "n")
-        limit = text.name(loop.limit)
+        limit = text.value(loop.limit)
         if loop.bounded or loop.reverse:
             taken = f"{_HEADER} + max({limit}, 0) * {size}"
             text.line(depth, f"{stack} = arena_allocate({arena}, {taken})")
@@ -322,7 +360,7 @@ class _RegionPrinter:
 
     def branch(self, branch: Branch, depth: int) -> None:
         self.block(branch.entry, depth)
-        index = self.text.name(branch.index)
+        index = self.text.value(branch.index)
         last = len(branch.blocks) - 1
         for i, block in enumerate(branch.blocks):
             inside = depth + 1

@@ -15,6 +15,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import extending
+from numba.core import cgutils
 from numba.core import types as numba_types
 
 from tracegrad.codegen.primitives.buffers import (
@@ -28,6 +29,7 @@ from tracegrad.codegen.primitives.buffers import (
 
 # Numba's decorators and type constructors carry no usable types.
 intrinsic: Any = extending.intrinsic
+alloca_once: Any = cgutils.alloca_once
 register_jitable: Any = extending.register_jitable
 types: Any = numba_types
 
@@ -46,7 +48,17 @@ __all__ = [
     "at_i64",
     "at_i8",
     "at_u8",
+    "depth_of",
     "run_step",
+    "slot_b1",
+    "slot_f16",
+    "slot_f32",
+    "slot_f64",
+    "slot_i16",
+    "slot_i32",
+    "slot_i64",
+    "slot_i8",
+    "slot_u8",
 ]
 
 _BYTE = ir.IntType(8).as_pointer()
@@ -78,6 +90,22 @@ def _pointer_at(code: str) -> Any:
     return intrinsic(define)
 
 
+def _slot(code: str) -> Any:
+    """Make the intrinsic `slot_<code>()`."""
+
+    def define(typing: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer = Pointer(code, OUTPUT_SCOPES)
+            slot = alloca_once(builder, pointer.storage)
+            return builder.bitcast(slot, _BYTE)
+
+        return Pointer(code, OUTPUT_SCOPES)(), generate
+
+    define.__name__ = f"slot_{code}"
+    define.__doc__ = f"A place for one {code} on the machine stack, which LLVM makes a register."
+    return intrinsic(define)
+
+
 at_f16 = _pointer_at("f16")
 at_f32 = _pointer_at("f32")
 at_f64 = _pointer_at("f64")
@@ -87,6 +115,16 @@ at_i32 = _pointer_at("i32")
 at_i64 = _pointer_at("i64")
 at_u8 = _pointer_at("u8")
 at_b1 = _pointer_at("b1")
+
+slot_f16 = _slot("f16")
+slot_f32 = _slot("f32")
+slot_f64 = _slot("f64")
+slot_i8 = _slot("i8")
+slot_i16 = _slot("i16")
+slot_i32 = _slot("i32")
+slot_i64 = _slot("i64")
+slot_u8 = _slot("u8")
+slot_b1 = _slot("b1")
 
 
 # ------------------------------------------------------------------------------------------- arenas
@@ -163,6 +201,12 @@ def arena_release(arena: int, chunk: int, taken: int) -> None:
     else:
         # A chunk was added since: what is in the ones before stays as it is.
         store_word(arena, 1, _ALIGNMENT)
+
+
+@register_jitable
+def depth_of(stack: int) -> int:
+    """How many frames a stack holds; none, if no branch has made it."""
+    return read_word(stack, 0) if stack != 0 else 0
 
 
 # -------------------------------------------------------------------------------------------- steps
