@@ -4,6 +4,7 @@
 #   make test             run the tests (small packages only)
 #   make test-reference   compare with PyTorch (installs it)
 #   make bench            compare speed with PyTorch and JAX (installs both)
+#   make bench-loops      compare the speed of loops with JAX and Numba written by hand
 #   make lint             ruff, then types
 #   make types            mypy alone
 #   make format           let ruff rewrite the layout
@@ -23,7 +24,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PI
 
 # Installs share one environment, so two must never run at once under `make -j`.
 .NOTPARALLEL:
-.PHONY: help demo test test-reference bench lint types format clean
+.PHONY: help demo test test-reference bench bench-loops lint types format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -51,6 +52,9 @@ test-reference: $(VENV)/.stamp-reference $(VENV)/.stamp-examples
 
 bench: $(VENV)/.stamp-bench
 	$(BIN)/python -m benchmarks $(BENCH_FLAGS)
+
+bench-loops: $(VENV)/.stamp-bench
+	$(BIN)/python -m benchmarks.loops $(BENCH_FLAGS)
 
 lint: $(VENV)/.stamp-lint
 	$(BIN)/ruff check .

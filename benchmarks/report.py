@@ -3,10 +3,14 @@
 import math
 import platform
 import re
+import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.systems import OURS, PEERS, SYSTEMS, THREADS, System
+
+RESULTS = Path(__file__).resolve().parent / "results"
 
 
 @dataclass
@@ -37,14 +41,21 @@ def geometric_mean(values: list[float]) -> float:
     return math.exp(sum(math.log(value) for value in values) / len(values))
 
 
-def render(rows: list[Row], import_seconds: dict[str, float], date: str, commit: str) -> str:
+def circumstances() -> str:
+    """Machine, threads, Python and commit in a sentence."""
+    return (
+        f"{processor()}, {THREADS} threads for every system, Python {platform.python_version()}, "
+        f"{platform.system()} {platform.machine()}, tracegrad commit {commit()}."
+    )
+
+
+def render(rows: list[Row], import_seconds: dict[str, float], date: str) -> str:
     """The whole report."""
     used = [system for system in SYSTEMS if system.key in import_seconds]
     lines = [
         f"# Benchmarks, {date}",
         "",
-        f"{processor()}, {THREADS} threads for every system, Python {platform.python_version()}, "
-        f"{platform.system()} {platform.machine()}, tracegrad commit {commit}.",
+        circumstances(),
         "",
         *(f"- {system.title}: {system.version}" for system in used),
         "",
@@ -54,7 +65,7 @@ def render(rows: list[Row], import_seconds: dict[str, float], date: str, commit:
         *_times(rows, used),
         "",
         *_geometric_means(rows),
-        *_disturbances(rows, used),
+        *disturbances(rows, used),
         "",
         "## Cold start",
         "",
@@ -78,7 +89,8 @@ def render(rows: list[Row], import_seconds: dict[str, float], date: str, commit:
     return "\n".join(lines) + "\n"
 
 
-def _table(header: list[str], body: list[list[str]]) -> list[str]:
+def table(header: list[str], body: list[list[str]]) -> list[str]:
+    """The lines of a Markdown table, the first column to the left."""
     widths = [max(len(cell) for cell in column) for column in zip(header, *body, strict=True)]
 
     def line(cells: list[str]) -> str:
@@ -90,22 +102,24 @@ def _table(header: list[str], body: list[list[str]]) -> list[str]:
     return [line(header), line(rule), *(line(cells) for cells in body)]
 
 
-def _times(rows: list[Row], used: list[System]) -> list[str]:
-    def cell(row: Row, system: System) -> str:
-        if system.key not in row.medians:
-            return "failed" if system.key in row.failures else ""
-        median = row.medians[system.key] * 1e6
-        spread = row.spreads[system.key] * 1e6
-        digits = max(0, 2 - int(math.log10(median))) if median >= 1 else 2
-        return f"{median:,.{digits}f} ±{spread:,.{digits}f}"
+def time_cell(row: Row, system: System) -> str:
+    """Median and spread in microseconds, to three digits."""
+    if system.key not in row.medians:
+        return "failed" if system.key in row.failures else ""
+    median = row.medians[system.key] * 1e6
+    spread = row.spreads[system.key] * 1e6
+    digits = max(0, 2 - int(math.log10(median))) if median >= 1 else 2
+    return f"{median:,.{digits}f} ±{spread:,.{digits}f}"
 
+
+def _times(rows: list[Row], used: list[System]) -> list[str]:
     def ratio(row: Row) -> str:
         value = row.ratio()
         return "" if value is None else f"{value:.2f}"
 
     header = ["workload", *(system.title for system in used), "ours / best peer"]
-    body = [[row.name, *(cell(row, system) for system in used), ratio(row)] for row in rows]
-    return _table(header, body)
+    body = [[row.name, *(time_cell(row, system) for system in used), ratio(row)] for row in rows]
+    return table(header, body)
 
 
 def _geometric_means(rows: list[Row]) -> list[str]:
@@ -122,7 +136,8 @@ def _geometric_means(rows: list[Row]) -> list[str]:
     return lines or ["No workload has both our time and a peer's."]
 
 
-def _disturbances(rows: list[Row], used: list[System]) -> list[str]:
+def disturbances(rows: list[Row], used: Sequence[System]) -> list[str]:
+    """What to say of the systems that were timed while another program used the machine."""
     busy = {
         row.name: [system.title for system in used if row.disturbed.get(system.key, 0.0) >= 0.5]
         for row in rows
@@ -147,7 +162,7 @@ def _cold_starts(rows: list[Row], used: list[System], imports: dict[str, float])
     body += [
         [row.name, *(cell(row.first_calls.get(system.key)) for system in used)] for row in rows
     ]
-    return _table(["first call", *(system.title for system in used)], body)
+    return table(["first call", *(system.title for system in used)], body)
 
 
 def processor() -> str:
@@ -160,7 +175,26 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def file_name(date: str) -> str:
-    """`<date>-<cpu>.md`, in lower case with dashes."""
-    slug = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(.*?\)", "", processor().lower())).strip("-")
-    return f"{date}-{slug}.md"
+def commit() -> str:
+    """The commit that is measured, marked if the files differ from it."""
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--exclude=*"],
+            cwd=RESULTS.parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return result.stdout.strip()
+
+
+def write(text: str, date: str, subject: str = "") -> Path:
+    """Write a report to `<date>-<subject>-<cpu>.md` of the results, in lower case with dashes."""
+    name = re.sub(r"\(.*?\)", "", f"{subject} {processor()}".lower())
+    slug = re.sub(r"[^a-z0-9]+", "-", name).strip("-")
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{date}-{slug}.md"
+    path.write_text(text, encoding="utf-8")
+    return path

@@ -14,11 +14,14 @@ THREADS = 2
 
 @dataclass(frozen=True)
 class System:
-    """One column of the table. `key` is the field of `Workload` with its implementation."""
+    """One column of the table. `key` is the field of `Workload` with its implementation, `threads`
+    how many its libraries may use.
+    """
 
     key: str
     title: str
     module: str
+    threads: int = THREADS
 
     @property
     def installed(self) -> bool:
@@ -44,17 +47,18 @@ SYSTEMS = (OURS, *PEERS)
 
 
 def environment(cache: str) -> dict[str, str]:
-    """Variables for a worker: two threads for every library, and a disk cache that starts empty."""
-    threads = str(THREADS)
+    """Variables for all workers: where disk caches start empty, and no GPU."""
     return {
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "OPENBLAS_NUM_THREADS": threads,
-        "NUMBA_NUM_THREADS": threads,
         "JAX_PLATFORMS": "cpu",
         "TORCHINDUCTOR_CACHE_DIR": os.path.join(cache, "torch"),
         "TRACEGRAD_CACHE_DIR": os.path.join(cache, "tracegrad"),
     }
+
+
+def threads(system: System) -> dict[str, str]:
+    """Variables for the worker of a system: as many threads for every library as it may use."""
+    names = ("OMP", "MKL", "OPENBLAS", "NUMBA")
+    return {f"{name}_NUM_THREADS": str(system.threads) for name in names}
 
 
 def confine_to_threads() -> None:
@@ -71,8 +75,10 @@ def load(system: System) -> None:
         module.set_num_threads(THREADS)
 
 
-def as_numpy(result: Any) -> np.ndarray:
-    """A copy of a result of any of the systems."""
+def as_numpy(result: Any) -> list[np.ndarray]:
+    """Copies of the results of any of the systems, however nested."""
+    if isinstance(result, (tuple, list)):
+        return [array for part in result for array in as_numpy(part)]
     if hasattr(result, "detach"):
         result = result.detach().numpy()
-    return np.array(result)
+    return [np.array(result)]

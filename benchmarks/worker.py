@@ -3,6 +3,7 @@
 import statistics
 import time
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 
 from benchmarks import systems
 from benchmarks.contention import Watch
-from benchmarks.workload import Call
-from benchmarks.workloads import WORKLOADS
+from benchmarks.workload import Arrays, Call
 
-SEED = 0
+# From a system's key and what else names the workload: how its call is made, and of which inputs.
+# Sent to the worker by name, so it has to be a function of a module.
+Find = Callable[..., tuple[Callable[[Arrays], Call], Arrays]]
 
 # A sample is at least this long, so that reading the clock (some 50 ns) does not count.
 SAMPLE_SECONDS = 1e-3
@@ -36,22 +38,24 @@ class Worker:
         systems.load(self.system)
         return time.perf_counter() - started
 
-    def prepare(self, name: str) -> tuple[float, list[np.ndarray]]:
+    def prepare(self, find: Find, *arguments: Any) -> tuple[float, list[np.ndarray]]:
         """Make the workload, run it once and warm it up.
 
         Returns the seconds of the first call, compilation included, and its results.
         """
-        workload = next(workload for workload in WORKLOADS if workload.name == name)
-        arrays = workload.inputs(np.random.default_rng(SEED))
+        seconds, results = self.first_call(find, *arguments)
+        self._warm_up()
+        return seconds, results
+
+    def first_call(self, find: Find, *arguments: Any) -> tuple[float, list[np.ndarray]]:
+        """Make the workload and run it once. Returns as `prepare`."""
+        make, arrays = find(self.system.key, *arguments)
         started = time.perf_counter()
-        self.call = getattr(workload, self.system.key)(arrays)
+        self.call = make(arrays)
         first = self.call()
         seconds = time.perf_counter() - started
         # Copied at once: the next call may update these in place.
-        results = [systems.as_numpy(result) for result in first]
-        del first
-        self._warm_up()
-        return seconds, results
+        return seconds, systems.as_numpy(first)
 
     def _warm_up(self) -> None:
         """Run until caches and clocks are settled, and choose how many calls make one sample."""

@@ -21,7 +21,8 @@ Arguments = tuple[Any, ...]
 PLAIN = System("plain", "plain loop", "tracegrad")
 EXPLICIT = System("explicit", "explicit form", "tracegrad")
 JAX = System("jax", "JAX", "jax")
-NUMBA = System("numba", "Numba by hand", "numba")
+# One thread: products of this size in a loop are slower on two, many times so on a busy machine.
+NUMBA = System("numba", "Numba by hand", "numba", threads=1)
 OURS = (PLAIN, EXPLICIT)
 PEERS = (NUMBA, JAX)
 SYSTEMS = (*OURS, *PEERS)
@@ -131,14 +132,25 @@ def scalar(value: float) -> np.ndarray:
     return np.array(value, dtype=np.float64)
 
 
-def find(key: str, name: str, part: str, size: int) -> tuple[Callable[[Arrays], Call], Arrays]:
-    """How a worker makes the call of a program: see `Worker.prepare`."""
+@functools.cache
+def functions_of(key: str, name: str) -> dict[str, Function]:
+    """The functions of a program, made once: a second size meets what the first one left."""
+    return find_program(name).functions(key)
+
+
+def find_program(name: str) -> Program:
+    """The program of this name."""
     from benchmarks.loops.programs import PROGRAMS
 
-    program = next(program for program in PROGRAMS if program.name == name)
+    return next(program for program in PROGRAMS if program.name == name)
+
+
+def find(key: str, name: str, part: str, size: int) -> tuple[Callable[[Arrays], Call], Arrays]:
+    """How a worker makes the call of a program: see `Worker.prepare`."""
+    program = find_program(name)
     arguments = program.inputs(np.random.default_rng(0), size)
 
     def make(arrays: Arrays) -> Call:
-        return program.call(key, part, program.functions(key)[part], arguments)
+        return program.call(key, part, functions_of(key, name)[part], arguments)
 
     return make, {}

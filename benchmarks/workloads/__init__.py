@@ -1,6 +1,10 @@
 """The table of workloads, in the order in which they are run and printed."""
 
-from benchmarks.workload import Workload
+from collections.abc import Callable
+
+import numpy as np
+
+from benchmarks.workload import Arrays, Call, Workload
 from benchmarks.workloads import (
     digits,
     linear_regression,
@@ -19,3 +23,11 @@ WORKLOADS: tuple[Workload, ...] = (
     normalise_classify.WORKLOAD,
     multiply_add.WORKLOAD,
 )
+
+SEED = 0
+
+
+def find(key: str, name: str) -> tuple[Callable[[Arrays], Call], Arrays]:
+    """How a worker makes the call of a workload: see `Worker.prepare`."""
+    workload = next(workload for workload in WORKLOADS if workload.name == name)
+    return getattr(workload, key), workload.inputs(np.random.default_rng(SEED))

@@ -17,24 +17,31 @@ def forward(population, rate):
 
 
 @njit
-def gradient(population, rate):
-    """The loss and its derivatives by start and rate. Keeps the population of each iteration."""
-    history = np.empty(1024)
-    count = 0
-    consumed = 0.0
-    while population < ENOUGH:
-        if count == history.size:
-            longer = np.empty(2 * count)
-            longer[:count] = history
-            history = longer
+def _record(population, rate, history, count):
+    """Iterate until the end or until `history` is full; the population and the number kept."""
+    while population < ENOUGH and count < history.size:
         history[count] = population
         count += 1
-        consumed += rate * population
         population += rate * population * (1.0 - population)
+    return population, count
+
+
+@njit
+def gradient(population, rate):
+    """The loss and its derivatives by start and rate. Keeps the population of each iteration."""
+    history = np.empty(4096)
+    population, count = _record(population, rate, history, 0)
+    while population < ENOUGH:
+        longer = np.empty(2 * count)
+        longer[:count] = history
+        history = longer
+        population, count = _record(population, rate, history, count)
+    # What is consumed is linear in the populations, so that their sum is all it needs.
+    total = 0.0
     by_population = 1.0
     by_rate = 0.0
-    for i in range(count - 1, -1, -1):
-        before = history[i]
-        by_rate += by_population * before * (1.0 - before) + before
+    for before in history[:count][::-1]:
+        total += before
+        by_rate += by_population * before * (1.0 - before)
         by_population = by_population * (1.0 + rate * (1.0 - 2.0 * before)) + rate
-    return consumed + population, by_population, by_rate
+    return rate * total + population, by_population, by_rate + total

@@ -51,9 +51,7 @@ def gradient(eccentricity, mean_anomaly):
             longer[:count] = history
             history = longer
         history[count, 0] = angle
-        largest = _improve(
-            eccentricity, mean_anomaly, angle, history[count, 1], history[count, 2]
-        )
+        largest = _improve(eccentricity, mean_anomaly, angle, history[count, 1], history[count, 2])
         count += 1
         going = largest > TOLERANCE
     total = 0.0

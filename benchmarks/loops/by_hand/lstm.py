@@ -46,17 +46,17 @@ def _run(w_input, w_state, bias, sequence):
 
 
 @njit
-def _mean_square(state):
+def _mean_square(states):
     total = 0.0
-    for value in state.flat:
+    for value in states.flat:
         total += value * value
-    return total / state.size
+    return total / states.size
 
 
 @njit
 def _loss(w_input, w_state, bias, sequence):
     states, _, _ = _run(w_input, w_state, bias, sequence)
-    return _mean_square(states[sequence.shape[0]])
+    return _mean_square(states[1:])
 
 
 @njit
@@ -65,7 +65,8 @@ def _gradient(w_input, w_state, bias, sequence):
     units = bias.size // 4
     dtype = bias.dtype
     states, cells, gates = _run(w_input, w_state, bias, sequence)
-    g_state = states[steps] * dtype.type(2.0 / (batch * units))
+    scale = dtype.type(2.0 / (steps * batch * units))
+    g_state = np.zeros((batch, units), dtype=dtype)
     g_cell = np.zeros((batch, units), dtype=dtype)
     g_gates = np.empty((steps, batch, 4 * units), dtype=dtype)
     by_bias = np.zeros(4 * units, dtype=dtype)
@@ -80,10 +81,11 @@ def _gradient(w_input, w_state, bias, sequence):
                 show = gate[2 * units + j]
                 new = gate[3 * units + j]
                 shown = math.tanh(cells[t + 1, i, j])
-                g_cell_here = g_cell[i, j] + g_state[i, j] * show * (1 - shown * shown)
+                g_shown = g_state[i, j] + scale * states[t + 1, i, j]
+                g_cell_here = g_cell[i, j] + g_shown * show * (1 - shown * shown)
                 g[j] = g_cell_here * new * admit * (1 - admit)
                 g[units + j] = g_cell_here * cells[t, i, j] * forget * (1 - forget)
-                g[2 * units + j] = g_state[i, j] * shown * show * (1 - show)
+                g[2 * units + j] = g_shown * shown * show * (1 - show)
                 g[3 * units + j] = g_cell_here * admit * (1 - new * new)
                 g_cell[i, j] = g_cell_here * forget
             for j in range(4 * units):
@@ -92,7 +94,7 @@ def _gradient(w_input, w_state, bias, sequence):
     rows = g_gates.reshape(steps * batch, 4 * units)
     by_input = np.dot(sequence.reshape(steps * batch, features).T, rows)
     by_state = np.dot(states[:steps].reshape(steps * batch, units).T, rows)
-    return _mean_square(states[steps]), by_input, by_state, by_bias
+    return _mean_square(states[1:]), by_input, by_state, by_bias
 
 
 def forward(w_input, w_state, bias, sequence):

@@ -28,11 +28,11 @@ def _run(w_input, w_state, bias, sequence):
 
 
 @njit
-def _mean_square(state):
+def _mean_square(states):
     total = 0.0
-    for value in state.flat:
+    for value in states.flat:
         total += value * value
-    return total / state.size
+    return total / states.size
 
 
 @njit
@@ -40,8 +40,8 @@ def _gradient(w_input, w_state, bias, sequence):
     steps, batch, features = sequence.shape
     units = bias.size
     states = _run(w_input, w_state, bias, sequence)
-    scale = bias.dtype.type(2.0 / (batch * units))
-    g_state = states[steps] * scale
+    scale = bias.dtype.type(2.0 / (steps * batch * units))
+    g_state = np.zeros((batch, units), dtype=bias.dtype)
     g_sums = np.empty((steps, batch, units), dtype=bias.dtype)
     by_bias = np.zeros(units, dtype=bias.dtype)
     transposed = w_state.T
@@ -49,14 +49,14 @@ def _gradient(w_input, w_state, bias, sequence):
         for i in range(batch):
             for j in range(units):
                 state = states[t + 1, i, j]
-                g = g_state[i, j] * (1 - state * state)
+                g = (g_state[i, j] + scale * state) * (1 - state * state)
                 g_sums[t, i, j] = g
                 by_bias[j] += g
         np.dot(g_sums[t], transposed, g_state)
     rows = g_sums.reshape(steps * batch, units)
     by_input = np.dot(sequence.reshape(steps * batch, features).T, rows)
     by_state = np.dot(states[:steps].reshape(steps * batch, units).T, rows)
-    return _mean_square(states[steps]), by_input, by_state, by_bias
+    return _mean_square(states[1:]), by_input, by_state, by_bias
 
 
 def forward(w_input, w_state, bias, sequence):
@@ -66,7 +66,7 @@ def forward(w_input, w_state, bias, sequence):
 
 @njit
 def _loss(w_input, w_state, bias, sequence):
-    return _mean_square(_run(w_input, w_state, bias, sequence)[sequence.shape[0]])
+    return _mean_square(_run(w_input, w_state, bias, sequence)[1:])
 
 
 def gradient(w_input, w_state, bias, sequence):

@@ -26,15 +26,17 @@ def inputs(rng: np.random.Generator, size: int) -> Sequence[Arguments]:
 def plain(
     w_input: tg.Tensor, w_state: tg.Tensor, bias: tg.Tensor, sequence: tg.Tensor
 ) -> tg.Tensor:
-    """The mean square of the last state."""
+    """The mean square of all states."""
     state = tg.zeros(BATCH, UNITS, dtype=bias.dtype)
     cell = tg.zeros(BATCH, UNITS, dtype=bias.dtype)
+    loss = tg.zeros((), dtype=bias.dtype)
     for x in sequence:
         gates = x @ w_input + state @ w_state + bias
         admit, forget, show, new = gates.chunk(4, dim=1)
         cell = tg.sigmoid(forget) * cell + tg.sigmoid(admit) * tg.tanh(new)
         state = tg.sigmoid(show) * tg.tanh(cell)
-    return (state**2).mean()
+        loss = loss + (state**2).mean()
+    return loss / len(sequence)
 
 
 def explicit(
@@ -43,15 +45,16 @@ def explicit(
     """The same by `tg.scan`."""
 
     def step(carry: Any, x: tg.Tensor) -> Any:
-        state, cell = carry
+        state, cell, loss = carry
         gates = x @ w_input + state @ w_state + bias
         admit, forget, show, new = gates.chunk(4, dim=1)
         cell = tg.sigmoid(forget) * cell + tg.sigmoid(admit) * tg.tanh(new)
-        return (tg.sigmoid(show) * tg.tanh(cell), cell), None
+        state = tg.sigmoid(show) * tg.tanh(cell)
+        return (state, cell, loss + (state**2).mean()), None
 
-    start = tg.zeros(BATCH, UNITS, dtype=bias.dtype), tg.zeros(BATCH, UNITS, dtype=bias.dtype)
-    (state, _), _ = tg.scan(step, start, sequence)
-    return (state**2).mean()
+    zeros = tg.zeros(BATCH, UNITS, dtype=bias.dtype)
+    (_, _, loss), _ = tg.scan(step, (zeros, zeros, tg.zeros((), dtype=bias.dtype)), sequence)
+    return loss / len(sequence)
 
 
 def with_jax() -> Function:
@@ -62,15 +65,16 @@ def with_jax() -> Function:
 
     def loss(w_input: Any, w_state: Any, bias: Any, sequence: Any) -> Any:
         def step(carry: Any, x: Any) -> Any:
-            state, cell = carry
+            state, cell, loss = carry
             gates = x @ w_input + state @ w_state + bias
             admit, forget, show, new = jnp.split(gates, 4, axis=1)
             cell = sigmoid(forget) * cell + sigmoid(admit) * jnp.tanh(new)
-            return (sigmoid(show) * jnp.tanh(cell), cell), None
+            state = sigmoid(show) * jnp.tanh(cell)
+            return (state, cell, loss + (state**2).mean()), None
 
         zeros = jnp.zeros((BATCH, UNITS), bias.dtype)
-        (state, _), _ = lax.scan(step, (zeros, zeros), sequence)
-        return (state**2).mean()
+        (_, _, loss), _ = lax.scan(step, (zeros, zeros, jnp.zeros((), bias.dtype)), sequence)
+        return loss / len(sequence)
 
     return loss
 

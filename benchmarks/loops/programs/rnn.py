@@ -26,11 +26,15 @@ def inputs(rng: np.random.Generator, size: int) -> Sequence[Arguments]:
 def plain(
     w_input: tg.Tensor, w_state: tg.Tensor, bias: tg.Tensor, sequence: tg.Tensor
 ) -> tg.Tensor:
-    """The mean square of the last state."""
+    """The mean square of all states, so that each step matters; of the last one alone, the gradient
+    would vanish on its way back.
+    """
     state = tg.zeros(BATCH, UNITS, dtype=bias.dtype)
+    loss = tg.zeros((), dtype=bias.dtype)
     for x in sequence:
         state = tg.tanh(x @ w_input + state @ w_state + bias)
-    return (state**2).mean()
+        loss = loss + (state**2).mean()
+    return loss / len(sequence)
 
 
 def explicit(
@@ -38,11 +42,14 @@ def explicit(
 ) -> tg.Tensor:
     """The same by `tg.scan`."""
 
-    def step(state: tg.Tensor, x: tg.Tensor) -> Any:
-        return tg.tanh(x @ w_input + state @ w_state + bias), None
+    def step(carry: Any, x: tg.Tensor) -> Any:
+        state, loss = carry
+        state = tg.tanh(x @ w_input + state @ w_state + bias)
+        return (state, loss + (state**2).mean()), None
 
-    state, _ = tg.scan(step, tg.zeros(BATCH, UNITS, dtype=bias.dtype), sequence)
-    return (state**2).mean()
+    start = tg.zeros(BATCH, UNITS, dtype=bias.dtype), tg.zeros((), dtype=bias.dtype)
+    (_, loss), _ = tg.scan(step, start, sequence)
+    return loss / len(sequence)
 
 
 def with_jax() -> Function:
@@ -51,11 +58,14 @@ def with_jax() -> Function:
     from jax import numpy as jnp
 
     def loss(w_input: Any, w_state: Any, bias: Any, sequence: Any) -> Any:
-        def step(state: Any, x: Any) -> Any:
-            return jnp.tanh(x @ w_input + state @ w_state + bias), None
+        def step(carry: Any, x: Any) -> Any:
+            state, loss = carry
+            state = jnp.tanh(x @ w_input + state @ w_state + bias)
+            return (state, loss + (state**2).mean()), None
 
-        state, _ = lax.scan(step, jnp.zeros((BATCH, UNITS), bias.dtype), sequence)
-        return (state**2).mean()
+        start = jnp.zeros((BATCH, UNITS), bias.dtype), jnp.zeros((), bias.dtype)
+        (_, loss), _ = lax.scan(step, start, sequence)
+        return loss / len(sequence)
 
     return loss
 
