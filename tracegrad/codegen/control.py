@@ -8,7 +8,7 @@ carried array is avoided where the memory is the graph's own and dead afterwards
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ from tracegrad.codegen.steps import (
     Step,
 )
 from tracegrad.ir.graph import Builder, Graph, Node, scalar_value
+from tracegrad.ir.intervals import Interval, inside, intervals_of
 from tracegrad.ir.op import OPS
 from tracegrad.ir.types import StackType, TensorType, Type, int64
 
@@ -150,10 +151,9 @@ class _Region(_Inside):
         step = _PLANNERS[self.node.op.name](scheduler, self.node, self)
         region = Region(
             step,
-            Block([self.exit], scheduler.places),
+            Block([self.exit], scheduler.places, scheduler.known),
             self.homes,
             self.stacks,
-            scheduler.places,
             self.scratch,
         )
         self.keep_apart(step)
@@ -270,7 +270,7 @@ class _Entry:
         self.scheduler = scheduler
         self.context = context
         self.kernel = Kernel((), None)
-        self.block = Block([self.kernel], scheduler.places)
+        self.block = Block([self.kernel], scheduler.places, scheduler.known)
 
     def register(self, x: Node) -> Buffer:
         """A register that begins with the value of `x`."""
@@ -359,7 +359,8 @@ def _plan_loop(scheduler: Scheduler, node: Node, context: _Inside) -> Loop:
         results.append(_scalar(layout.stack))
         position += count
 
-    block, uses_scratch = _plan_block(body, views, owned, sinks, arenas, context, head)
+    (known,) = inside(node, scheduler.known)
+    block, uses_scratch = _plan_block(body, views, known, owned, sinks, arenas, context, head)
     loop = Loop(
         node,
         entry.block,
@@ -442,12 +443,13 @@ def _plan_branch(scheduler: Scheduler, node: Node, context: _Inside) -> Branch:
             homes.add(sinks[-1])
     blocks = []
     uses_scratch = False
-    for branch in branches:
+    for branch, known in zip(branches, inside(node, scheduler.known), strict=True):
         arenas: dict[Node, Buffer] = {}
         for i, x in enumerate(branch.outputs):
             if isinstance(x.type, StackType):
                 arenas.setdefault(x, context.arena(i))
-        block, uses = _plan_block(branch, views, owned, sinks, arenas, context, Kernel((), None))
+        head = Kernel((), None)
+        block, uses = _plan_block(branch, views, known, owned, sinks, arenas, context, head)
         uses_scratch |= uses
         blocks.append(block)
     step = Branch(node, entry.block, index, blocks)
@@ -496,6 +498,7 @@ def _home_among(
 def _plan_block(
     graph: Graph,
     views: list[View],
+    known: Mapping[Node, Interval],
     owned: set[Buffer],
     sinks: Sequence[Buffer | View | tuple[Frames, int]],
     arenas: dict[Node, Buffer],
@@ -514,6 +517,7 @@ def _plan_block(
 
     def attempt(scheduler: Scheduler) -> tuple[Block, bool]:
         scheduler.scratch = context.scratch
+        scheduler.known = intervals_of(graph, known)
         scheduler.arenas = arenas
         # A copy: an attempt that fails may have put something into it.
         begin = Kernel((), None, list(head.roots), len(scheduler.steps))
@@ -522,7 +526,9 @@ def _plan_block(
         scheduler.handed_over.update(graph.outputs)
         exchange = _settle(scheduler, graph, sinks)
         scheduler.drop_private()
-        return Block(scheduler.steps, scheduler.places, exchange), scheduler.uses_scratch
+        return Block(
+            scheduler.steps, scheduler.places, scheduler.known, exchange
+        ), scheduler.uses_scratch
 
     result: tuple[Block, bool] = scheduled(graph, views, attempt, owned)
     return result

@@ -248,8 +248,11 @@ class KernelPrinter:
         text = self.offset(address.offset, innermost)
         for axis, (name, stride, size) in enumerate(address.gathered):
             of = address.buffer, axis, size, stride
-            last = self.text.size(size - 1, "n", of)
-            text += f" + max(min({name}, {last}), 0)"
+            if size is None:
+                text += f" + {name}"
+            else:
+                last = self.text.size(size - 1, "n", of)
+                text += f" + max(min({name}, {last}), 0)"
             if stride != 1:
                 text += f" * {self.text.size(stride, 's', of)}"
         return f"{self.text.pointer(address.buffer)}, {text}"

@@ -9,6 +9,7 @@ wait for the next walk over the row.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,7 @@ from tracegrad.codegen.formula import REGISTER, expression
 from tracegrad.codegen.placement import view_of
 from tracegrad.codegen.steps import Buffer, Kernel, Root
 from tracegrad.ir.graph import Node, scalar_value
+from tracegrad.ir.intervals import Interval, stays_within
 from tracegrad.ir.types import DType, int64
 
 PRELUDE = -1
@@ -39,12 +41,12 @@ class Address:
     """`offset + sum(clamp(value, 0, size - 1) * stride)` elements into a buffer.
 
     The values are indices read from data, given with the stride and the size of the axis that they
-    address.
+    address; the size is None where an index is known to be within.
     """
 
     buffer: Buffer
     offset: Affine
-    gathered: tuple[tuple[str, int, int], ...] = ()
+    gathered: tuple[tuple[str, int, int | None], ...] = ()
 
 
 @dataclass
@@ -101,16 +103,29 @@ class Lowered:
     column: bool
 
 
-def lower(kernel: Kernel, places: dict[Node, View], prefix: str = "") -> Lowered:
+def lower(
+    kernel: Kernel,
+    places: dict[Node, View],
+    known: Mapping[Node, Interval],
+    prefix: str = "",
+) -> Lowered:
     """The instructions of `kernel`; `places` tells where the values in memory are.
 
-    `prefix` begins every name, where several kernels share a function.
+    `known`: intervals of integers. `prefix` begins every name, where several kernels share a
+    function.
     """
-    return _Lowering(kernel, places, prefix).run()
+    return _Lowering(kernel, places, known, prefix).run()
 
 
 class _Lowering:
-    def __init__(self, kernel: Kernel, places: dict[Node, View], prefix: str) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        places: dict[Node, View],
+        known: Mapping[Node, Interval],
+        prefix: str,
+    ) -> None:
+        self.intervals = known
         self.prefix = prefix
         self.kernel = kernel
         self.places = places
@@ -186,7 +201,7 @@ class _Lowering:
                 row = self.row_block(self.stage_of_root[root.node])
                 row.code.append(Store(target, accumulator))
         elif root.target is not None:
-            gathered: list[tuple[str, int, int]] = []
+            gathered: list[tuple[str, int, int | None]] = []
             target_view = root.target
             if root.indices:
                 lead = len(target_view.shape) - (len(root.value.shape) - self.lead(root))
@@ -195,7 +210,8 @@ class _Lowering:
                     at = align(
                         index[: self.lead(root)], root.value.shape[: self.lead(root)], x.shape
                     )
-                    gathered.append((self.emit(x, at, block, root), stride, size))
+                    name_of = self.emit(x, at, block, root)
+                    gathered.append((name_of, stride, self.clamped(x, size)))
                 rest = index[self.lead(root) :]
                 offset = dot(rest, target_view.strides[lead:], self.rank, target_view.offset)
             else:
@@ -362,14 +378,18 @@ class _Lowering:
         lead = node.ndim - rest
         view = view_of(source, self.places)
         assert view is not None
-        gathered: list[tuple[str, int, int]] = []
+        gathered: list[tuple[str, int, int | None]] = []
         for x, stride, size in zip(indices, view.strides, view.shape, strict=False):
             at = align(index[:lead], node.shape[:lead], x.shape)
-            gathered.append((self.emit(x, at, block, root), stride, size))
+            gathered.append((self.emit(x, at, block, root), stride, self.clamped(x, size)))
         offset = dot(index[lead:], view.strides[len(indices) :], self.rank, view.offset)
         name = self.fresh()
         block.code.append(Let(name, address=Address(view.buffer, offset, tuple(gathered))))
         return name
+
+    def clamped(self, index: Node, size: int) -> int | None:
+        """The size that an index has to be clamped to; None if it needs not."""
+        return None if stays_within(index, size, self.intervals) else size
 
     def iota(self, node: Node, index: Index, block: Block) -> str:
         counter = self.index(block, index[node.params["axis"]])

@@ -26,10 +26,8 @@ from tracegrad.codegen.steps import (
     Row,
     Step,
 )
-from tracegrad.ir.graph import Node
 
-Places = dict[Node, View]
-LaunchOf = Callable[[Step, Places], Launch]
+LaunchOf = Callable[[Step, Block], Launch]
 
 # Words of a called step before its own table.
 _DESCRIPTION = 5
@@ -146,7 +144,7 @@ class _RegionPrinter:
         text, region = self.text, self.region
         for home in region.homes:
             if home.fill is not None:
-                self.kernel(home.fill, region.places, 0)
+                self.kernel(home.fill, region.exit, 0)
             text.line(0, f"{text.name(home.variable)} = {text.pointer(home.start)}")
         for stack, handle, is_read in region.stacks:
             arena = text.arena(handle)
@@ -155,14 +153,14 @@ class _RegionPrinter:
             else:
                 text.line(0, f"arena_reset({arena})")
         reset = len(text.body)
-        self.step(region.step, region.places, 0)
+        self.step(region.step, region.exit, 0)
         if region.scratch in text.pointers:
             text.body.insert(reset, f"arena_reset({text.arena(region.scratch)})")
         for home in region.homes:
             if home.settle is not None:
                 moved, there = text.name(home.variable), text.pointer(home.end)
                 text.line(0, f"if address_of({moved}) != address_of({there}):")
-                self.kernel(home.settle, region.places, 1)
+                self.kernel(home.settle, region.exit, 1)
         self.block(region.exit, 0)
         for stack, handle, is_read in region.stacks:
             if not is_read:
@@ -176,7 +174,7 @@ class _RegionPrinter:
         """The steps of a block, and the exchange at its end."""
         self.text.line(depth, "pass")
         for step in block.steps:
-            self.step(step, block.places, depth)
+            self.step(step, block, depth)
         self.exchange(block, depth)
 
     def exchange(self, block: Block, depth: int) -> None:
@@ -195,9 +193,9 @@ class _RegionPrinter:
             assignment = self.text.assign(target, value)
             self.text.line(depth, assignment or f"{self.text.name(target)} = {value}")
 
-    def step(self, step: Step, places: Places, depth: int) -> None:
+    def step(self, step: Step, block: Block, depth: int) -> None:
         if isinstance(step, Kernel):
-            self.kernel(step, places, depth)
+            self.kernel(step, block, depth)
         elif isinstance(step, Loop):
             self.loop(step, depth)
         elif isinstance(step, Branch):
@@ -208,20 +206,20 @@ class _RegionPrinter:
             )
         else:
             assert isinstance(step, Call)
-            self.call(step, places, depth)
+            self.call(step, block, depth)
 
-    def kernel(self, kernel: Kernel, places: Places, depth: int) -> None:
+    def kernel(self, kernel: Kernel, block: Block, depth: int) -> None:
         if not kernel.roots or (0 in kernel.domain and kernel.axes is None):
             return
         self.kernels += 1
         prefix = f"k{self.kernels}"
-        lowered = lower(kernel, places, prefix)
+        lowered = lower(kernel, block.places, block.known, prefix)
         KernelPrinter(lowered, self.text, depth, inline=True, prefix=prefix).print()
 
-    def call(self, step: Step, places: Places, depth: int) -> None:
+    def call(self, step: Step, block: Block, depth: int) -> None:
         """Call a step that is a kernel of its own; it finds addresses that may move in slots."""
         text = self.text
-        launch = self.launch_of(step, places)
+        launch = self.launch_of(step, block)
         grain = max(1, self.grain // max(launch.work, 1))
         at = text.word("kernel", launch.source)
         text.word("int", at + _DESCRIPTION)
@@ -284,7 +282,7 @@ class _RegionPrinter:
             text.line(inside, f"{chunk} = read_word({arena}, 0)")
             text.line(inside, f"{taken} = read_word({arena}, 1)")
         for step in loop.body.steps:
-            self.step(step, loop.body.places, inside)
+            self.step(step, loop.body, inside)
         for frames in loop.saved:
             for buffer, offset in frames.slots:
                 if buffer.kind == "stack":

@@ -11,7 +11,7 @@ is linear.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tracegrad.codegen import control
@@ -48,6 +48,7 @@ from tracegrad.codegen.steps import (
     squeezed_axes,
 )
 from tracegrad.ir.graph import Builder, Graph, Node
+from tracegrad.ir.intervals import Interval, intervals_of
 from tracegrad.ir.types import StackType, int64
 
 # How many kernels, counted from the last, a root may join.
@@ -127,6 +128,8 @@ class Scheduler:
         self.scratch = Buffer("arena", int64, ARENA_WORDS)
         self.arenas: dict[Node, Buffer] = {}
         self.uses_scratch = False
+        # Intervals of integers.
+        self.known: Mapping[Node, Interval] = {}
         self.wanted: dict[Node, View] = {}
         self._items: dict[Node, dict[int, Node]] = {}
         for node in graph.nodes:
@@ -168,6 +171,7 @@ class Scheduler:
 
     def run(self, inputs: list[Buffer]) -> Schedule:
         """The schedule of a whole program."""
+        self.known = intervals_of(self.graph)
         outputs: list[Buffer] = []
         wanted: dict[Node, View] = {}
         for position, node in enumerate(self.graph.outputs):
@@ -182,7 +186,9 @@ class Scheduler:
                 # outputs own memory.
                 self.store(node, View(buffer, 0, row_major(node.shape), node.shape), node)
         self.drop_private()
-        return Schedule(self.graph, self.steps, self.places, inputs, outputs, list(self.buffers))
+        return Schedule(
+            self.graph, self.steps, self.places, self.known, inputs, outputs, list(self.buffers)
+        )
 
     def visit(self, wanted: dict[Node, View]) -> None:
         """Visit the nodes in order, giving each root its step; where it is `wanted`, if it is."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from tracegrad.codegen.affine import Index, Shape, View
 from tracegrad.ir.graph import Graph, Node
+from tracegrad.ir.intervals import Interval
 from tracegrad.ir.types import DType
 
 
@@ -117,11 +119,13 @@ class Frames:
 @dataclass(eq=False)
 class Block:
     """Steps that run in order, and then the exchange of variables that ends them: pairs of the
-    buffer that takes a value or an address, and the one that has it.
+    buffer that takes a value or an address, and the one that has it. `known`: intervals of
+    integers.
     """
 
-    steps: list[Step] = field(default_factory=list)
-    places: dict[Node, View] = field(default_factory=dict)
+    steps: list[Step]
+    places: dict[Node, View]
+    known: Mapping[Node, Interval]
     exchange: list[tuple[Buffer, Buffer]] = field(default_factory=list)
 
 
@@ -200,7 +204,6 @@ class Region:
     exit: Block
     homes: list[Home]
     stacks: list[tuple[Buffer, Buffer, bool]]
-    places: dict[Node, View]
     scratch: Buffer
     position: int = 0
 
@@ -215,6 +218,7 @@ class Schedule:
     graph: Graph
     steps: list[Step]
     places: dict[Node, View]
+    known: Mapping[Node, Interval]
     inputs: list[Buffer]
     outputs: list[Buffer]
     buffers: list[Buffer]

@@ -19,6 +19,7 @@ from tracegrad.codegen.memory_plan import plan
 from tracegrad.codegen.region import emit_region
 from tracegrad.codegen.schedule import schedule
 from tracegrad.codegen.steps import (
+    Block,
     Branch,
     Buffer,
     Call,
@@ -31,7 +32,7 @@ from tracegrad.codegen.steps import (
 )
 from tracegrad.config import config
 from tracegrad.errors import GraphError
-from tracegrad.ir.graph import Graph, Node
+from tracegrad.ir.graph import Graph
 from tracegrad.ir.types import StackType
 from tracegrad.ir.verifier import verify
 from tracegrad.log import log
@@ -222,13 +223,13 @@ def launch_of(step: Step, planned: Schedule) -> Launch:
     """The text and words of one step."""
     if isinstance(step, Region):
         return emit_region(step, launch_at, GRAIN)
-    return launch_at(step, planned.places)
+    return launch_at(step, planned)
 
 
-def launch_at(step: Step, places: dict[Node, View]) -> Launch:
+def launch_at(step: Step, around: Schedule | Block) -> Launch:
     """The text and words of a kernel or a call."""
     if isinstance(step, Kernel):
-        return emit(lower(step, places))
+        return emit(lower(step, around.places, around.known))
     assert isinstance(step, Call)
     if step.node.op.name == "matmul":
         return matmul_launch(step)
