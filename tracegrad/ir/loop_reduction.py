@@ -92,6 +92,7 @@ class _Reduction:
         self.counting = counters(loop)
         self.bound = bound_of(loop, self.counting) if self.counting else None
         self.fixed = [_is_fixed(loop, i) for i in range(len(loop.carry))]
+        self.rows = _rows_elsewhere(loop)
         self.go = loop.made.go
         if self.bound is not None:
             self.go = self.bound.remaining or Builder.current().constant(True)
@@ -115,7 +116,8 @@ class _Reduction:
                 carried = loop.inner.carry[i - 1]
                 work.extend([carried] if carried in updates else [])
             elif loop.first_row <= i < loop.first_stack:
-                work.append(made.rows[i - loop.first_row])
+                outside = isinstance(self.rows.get(i), Node)
+                work.extend([] if outside else [made.rows[i - loop.first_row]])
             elif i >= loop.first_stack:
                 work.extend(made.saved[i - loop.first_stack])
         work.extend(node for node in loop.body.nodes if not node.op.pure)
@@ -144,7 +146,7 @@ class _Reduction:
         if len(set(operands)) < len(operands):
             return True
         results = {*range(loop.first_row, loop.first_stack + len(loop.saves))}
-        return not results <= self.used
+        return bool(self.rows) or not results <= self.used
 
     def results(self) -> Results | None:
         """The results in use from the reduced loop; None where nothing is reduced."""
@@ -157,7 +159,8 @@ class _Reduction:
             for i, x in enumerate(loop.inner.carry)
             if x in self.live and not self.fixed[i] and i not in self.counting
         ]
-        rows = [i for i in range(loop.stacked) if loop.first_row + i in self.used]
+        needed = {self._row(i) for i in self.used}
+        rows = [i for i in range(loop.stacked) if loop.first_row + i in needed]
         groups = [k for k in range(len(loop.saves)) if loop.first_stack + k in self.used]
         limit, go = (loop.limit, loop.go) if self.bound is None else bounded(loop, self.bound)
         with LoopBuilder(loop.body.name) as inside:
@@ -188,12 +191,20 @@ class _Reduction:
             *(loop.first_row + i for i in rows),
             *(loop.first_stack + k for k in groups),
         ]
-        results = {old: item(node, index=i) for i, old in enumerate(places) if old in self.used}
+        results = {old: item(node, index=i) for i, old in enumerate(places) if old in needed}
+        for i in self.rows.keys() & self.used:
+            source = self.rows[i]
+            results[i] = source if isinstance(source, Node) else results[source]
         for i in self.used - results.keys():
             counter = self.counting.get(i - 1)
             count = outer.append(item, (node,), {"index": 0})
             results[i] = loop.carry[i - 1] if counter is None else counter.after(count)
         return results
+
+    def _row(self, index: int) -> int:
+        """The result that a result is the same as."""
+        source = self.rows.get(index, index)
+        return source if isinstance(source, int) else 0
 
     def _inputs(self, inside: LoopBuilder, carried: Sequence[int]) -> dict[Node, Node]:
         """What the body's inputs that are needed are in the body of the reduced loop."""
@@ -231,6 +242,19 @@ class _Reduction:
         if value is None:
             return inside.const(outside, _name(x))
         return uniform(inside.body, value, x.type)
+
+
+def _rows_elsewhere(loop: Loop) -> dict[int, Node | int]:
+    """The stacked rows that are what another result is, or a sliced operand, by their index."""
+    found: dict[int, Node | int] = {}
+    first: dict[Node, int] = {}
+    complete = loop.goes_on and scalar_value(loop.limit) == loop.length
+    for i, row in enumerate(loop.made.rows, loop.first_row):
+        if complete and row in loop.inner.slices:
+            found[i] = loop.xs[loop.inner.slices.index(row)]
+        elif first.setdefault(row, i) != i:
+            found[i] = first[row]
+    return found
 
 
 def _name(x: Node) -> str:

@@ -19,6 +19,7 @@ from tracegrad.ir.accumulation import add_in_place
 from tracegrad.ir.canonical import CANONICAL, NodeRule, fold
 from tracegrad.ir.control_passes import has_control, reduce_control, reduce_stacks
 from tracegrad.ir.graph import Builder, Graph, Node
+from tracegrad.ir.hoisting import hoist_products
 from tracegrad.ir.intervals import fold_bounds
 from tracegrad.ir.ops.control import graphs_of, with_graphs
 from tracegrad.ir.ordering import read_before_update
@@ -113,6 +114,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("simplify", "exact algebra", simplify),
     Pass("simplify", "inexact algebra", simplify_inexactly, exact=False),
     Pass("simplify", "loops and branches", reduce_control),
+    Pass("simplify", "products out of loops", hoist_products),
     Pass("simplify", "stacks", reduce_stacks),
     Pass("simplify", "sums through loops", partial(add_in_place, inside=False)),
     Pass("clean", "dead code and common subexpressions", eliminate),
