@@ -32,6 +32,9 @@ RUN = 4096
 # Columns that a column-wise reduction keeps in cache while it walks the rows.
 STRIP = 2048
 
+# Integers up to this are part of the text of control flow.
+_SMALL = 8
+
 Slot = tuple[str, Any]
 
 
@@ -203,7 +206,9 @@ class KernelPrinter:
     def declare_constants(self) -> None:
         for name, value, dtype in self.lowered.constants:
             register = REGISTER[dtype.name]
-            if dtype.kind == "f":
+            if self.inline and _is_structure(value, dtype):
+                self.text.head.append(f"{name} = {register}({value})")
+            elif dtype.kind == "f":
                 (bits,) = struct.unpack("<q", struct.pack("<d", value))
                 position = self.text.word("int", bits)
                 self.text.head.append(f"{name} = {register}(real(table, {position}))")
@@ -424,6 +429,13 @@ class KernelPrinter:
                 self.line(depth + 1, f"{fold.name} = load_output({place})")
             self.code(epilogue, depth + 1, loop)
         return outer[0][1] if outer else size
+
+
+def _is_structure(value: Any, dtype: DType) -> bool:
+    """Whether a constant within control flow is part of the text: LLVM has to see that the element
+    `i - 1` is the one of the iteration before, and that a loop never stops by its flag.
+    """
+    return dtype.kind == "b" or (dtype.kind in "iu" and abs(value) <= _SMALL)
 
 
 def _is_arg(fold: Fold) -> bool:
