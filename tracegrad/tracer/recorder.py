@@ -277,7 +277,7 @@ class Recorder(InputTable):
             if shared is None:
                 raise demanded_inside(scope, kind)
             with self.outside(scope):
-                return self.demand(shared, kind, value)
+                return self.ask(shared, kind, value)
         key = (scope.numbers.number(recorded, self.segments), kind)
         if key in scope.answered:
             return outcomes.concrete(kind, scope.answered[key], value)

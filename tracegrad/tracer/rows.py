@@ -212,12 +212,18 @@ def _check_draw(counters: Sequence[Tensor], output: Tensor, randomness: Randomne
 # -------------------------------------------------------------------------------- application
 
 _KEPT = 512
+_LARGE = 4096
 _batches: OrderedDict[Hashable, tuple[Graph, tuple[bool, ...]]] = OrderedDict()
 _lock = threading.Lock()
 
 
 def _batched(graph: Graph, batched: tuple[bool, ...], size: int) -> tuple[Graph, tuple[bool, ...]]:
-    """`ir.batching.batch`, kept for graphs of equal structure."""
+    """`ir.batching.batch`, kept for graphs of equal structure.
+
+    What holds large constants is not kept: they are part of the structure.
+    """
+    if any(x.op is CONSTANT and x.params["value"].array.nbytes > _LARGE for x in graph.nodes):
+        return batch(graph, batched, size)
     key = graph.key, batched, size
     with _lock:
         found = _batches.get(key)
