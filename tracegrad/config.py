@@ -37,6 +37,7 @@ class Config:
     disable: bool
     cache_dir: Path
     roll: bool = True
+    unroll_limit: int = 8
 
     @contextmanager
     def override(self, **changes: Any) -> Iterator["Config"]:

@@ -24,7 +24,8 @@ from tracegrad.tracer.inputs import AliasesMatter
 from tracegrad.tracer.inspection import Inspection
 from tracegrad.tracer.location import locate
 from tracegrad.tracer.ranges import counting
-from tracegrad.tracer.rolling import RollFailedError, SiteKey
+from tracegrad.tracer.loop_records import SiteKey
+from tracegrad.tracer.rolling import RollFailedError
 from tracegrad.tracer.signature import Binder, key_of, leaf_key
 from tracegrad.tracer.specialisation import Specialisation, arrays
 from tracegrad.tracer.state import state
@@ -286,10 +287,13 @@ class CompiledFunction(Inspection):
         disabled: dict[SiteKey, str] = {}
         with counting(survey.functions) if rolls else nullcontext():
             while True:
-                disabled |= found.unrolled
                 try:
                     trace, recorder = attempt(
-                        found.tree.inputs, found.aliases, script, disabled if rolls else None
+                        found.tree.inputs,
+                        found.aliases,
+                        script,
+                        found.loops if rolls else None,
+                        disabled,
                     )
                     break
                 except AliasesMatter:
@@ -301,7 +305,7 @@ class CompiledFunction(Inspection):
                 except RollFailedError as failure:
                     disabled[failure.key] = failure.reason
                     if failure.for_good:
-                        found.unrolled[failure.key] = failure.reason
+                        found.loops.unrolled[failure.key] = failure.reason
         found.add(trace, recorder, survey, leaves)
         inputs = found.objects(recorder, leaves)
         found.forget_tensors()

@@ -10,7 +10,7 @@ import dis
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any
 
 _ENDS = frozenset(
@@ -55,6 +55,14 @@ class Code:
             for offset in self.order:
                 if entry.start <= offset < entry.end:
                     self._handlers.setdefault(offset, []).append((entry.target, depth))
+
+    def at(self, frame: FrameType) -> int:
+        """The instruction that a running function is at."""
+        offset = frame.f_lasti
+        # While a call into Python lasts, it is what follows the instruction that counts it.
+        while offset not in self.steps and offset > 0:
+            offset -= 2
+        return offset
 
     # ---------------------------------------------------------------- control flow
 

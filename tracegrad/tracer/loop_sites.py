@@ -131,12 +131,18 @@ def _is_entry(code: Code, outer: Loop, inner: Loop) -> bool:
     )
 
 
+def refusal_of(code: Code, offsets: frozenset[int]) -> str | None:
+    """Why a loop of these instructions cannot be rolled, if it cannot."""
+    if code.has(_SUSPENDS, offsets):
+        return "it sets a global variable, or suspends"
+    return None
+
+
 def _refusal(code: Code, place: int, inner: Loop, offsets: frozenset[int]) -> str | None:
     name = code.steps[place].opname
-    if code.has(_SUSPENDS, offsets):
-        return "it sets a global variable or is a generator"
-    if code.has(_COLLECTS, inner.offsets) and code.code.co_name in _COMPREHENSIONS:
-        return "it is a comprehension"
+    general = refusal_of(code, offsets)
+    if general is not None:
+        return general
     if not (name in _ASKS or name in _CALLS or name.startswith(("POP_JUMP", "JUMP_IF"))):
         return f"its condition is asked for by {name}"
     if code.held_during(place) != code.depth(inner.header):
@@ -155,10 +161,8 @@ def frames_of(frame: FrameType) -> tuple[list[FrameType], Spot] | None:
         if not is_suitable(code):
             return None
         facts = analysed(code)
-        offset = frame.f_lasti
-        step = facts.steps.get(offset)
-        if step is None:
-            return None
+        offset = facts.at(frame)
+        step = facts.steps[offset]
         if step.opname in _CALLS:
             called = ("bool", "item") if len(frames) == 1 else (frames[-2].f_code.co_name,)
             if not any(_is_call_of(facts, offset, name) for name in called):

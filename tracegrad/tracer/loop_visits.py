@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +19,13 @@ from tracegrad.tracer.inputs import storage_of
 from tracegrad.tracer.liveness import analysed
 from tracegrad.tracer.loop_bodies import Body, assemble
 from tracegrad.tracer.loop_paths import LoopRef, Path, Recorded, hidden_in, joined
+from tracegrad.tracer.loop_records import Anchor, KnownCarry, LoopRecord, renamed
 from tracegrad.tracer.loop_runs import run_loop
 from tracegrad.tracer.loop_sites import Spot
 from tracegrad.tracer.loop_state import State, UnsuitableError, Way, put, state_of
 from tracegrad.tracer.promotion import cast, number_dtype
 from tracegrad.tracer.recording import Value
-from tracegrad.tracer.rolling import Rolling, Site
+from tracegrad.tracer.rolling import Counts, Rolling, Site
 from tracegrad.tracer.tape import accumulator
 from tracegrad.tracer.tensor import Tensor, wrap
 
@@ -69,8 +70,10 @@ class Visit:
         self.kept, self.hidden = hidden(self.state)
         self.checkpoint = Checkpoint(recorder)
         self.condition: Tensor | None = None
-        self.position: Any = 0
+        self.position = 0
         self.nodes = recorder.size
+        self.key: Hashable = None
+        self.counts = Counts()
 
 
 @dataclass
@@ -79,6 +82,7 @@ class Trial:
 
     visit     the state at its start; `carries` what is carried.
     outcome   of the condition at the site.
+    refs      the carried values, by their place.
     """
 
     visit: Visit
@@ -89,6 +93,13 @@ class Trial:
     refs: dict[tuple[int, int], LoopRef]
     fresh: list[Tensor | None]
     sources: list[Any]
+    outcomes: int
+    counts: Counts
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where in the recording it began."""
+        return self.segment, self.position
 
 
 class LoopVisit:
@@ -99,6 +110,8 @@ class LoopVisit:
         self.recorder = rolling.recorder
         self.site = site
         self.frames = list(frames)
+        self.is_known = False
+        self.reason = ""
 
     # --------------------------------------------------------------- looking around
 
@@ -107,12 +120,14 @@ class LoopVisit:
         names = []
         for frame in self.frames:
             code = analysed(frame.f_code)
-            names.append(code.live_after(frame.f_lasti) | code.shared)
+            names.append(code.live_after(code.at(frame)) | code.shared)
         try:
-            return Visit(self.recorder, self.frames, names, self.hidden)
+            visit = Visit(self.recorder, self.frames, names, self.hidden)
         except UnsuitableError as error:
             self.give_up(str(error))
             return None
+        visit.counts = replace(self.rolling.counts)
+        return visit
 
     def hidden(self, followed: State) -> tuple[Any, Any]:
         """State that is in no variable: objects to keep, and what is equal if they stay."""
@@ -135,6 +150,7 @@ class LoopVisit:
 
     def fail(self, reason: str) -> None:
         """The site did not fit this time."""
+        self.reason = reason
         self.site.reset()
         self.site.failures += 1
         if self.site.failures >= _PATIENCE:
@@ -242,6 +258,8 @@ class LoopVisit:
             refs,
             fresh,
             sources,
+            len(recorder.outcomes),
+            replace(self.rolling.counts),
         )
 
     def carry_position(self, visit: Visit) -> Value | None:
@@ -352,38 +370,55 @@ class LoopVisit:
         try:
             path, outer = self.recorded_path(now)
         except WidenError:
-            self.widen(now)
+            self.widen()
             return None
         except MismatchError as error:
             self.fail(str(error))
             return None
         paths = [*site.paths, path]
-        roots = joined(paths)
-        if roots is None:
+        if joined(paths) is None:
+            # A loop inside that was too short to be rolled has become a node.
             paths = [path]
-            roots = joined(paths)
-            assert roots is not None
         site.paths = paths
-        for place, value in outer.items():
-            site.outer[place] = value
-        return self.close(roots, now)
+        site.outer |= outer
+        site.trial = None
+        return self.close(now)
+
+    def widen(self) -> None:
+        """More changes than was thought: the next iteration carries that too."""
+        site = self.site
+        assert site.trial is not None
+        site.paths = []
+        site.previous = site.trial.visit
+        site.trial = None
+        site.failures += 1
+        if site.failures >= _PATIENCE:
+            self.give_up("from one iteration to the next different variables change")
 
     # ------------------------------------------------------------------- the loop node
 
-    def close(self, roots: dict[Any, Any], now: Visit) -> int:
+    def close(self, now: Visit) -> int | None:
         """One loop node for all iterations since the start. What it stopped at: 0 for the end of
-        the loop, or the number of the way that no path knows.
+        the loop, or the number of the way that no path knows; None if there can be no node.
         """
         site, recorder = self.site, self.recorder
         start = site.start
         assert start is not None
         carries = site.carries
-        site.trial = None
+        roots = joined(site.paths)
+        assert roots is not None
         types = {place: value.type for place, value in site.outer.items()}
         body = assemble(roots, [carry.type for carry in carries], types, self.first(start))
-        consts = [recorder.holder(site.outer[place]) for place in body.outer]
+        consts = []
+        for place in body.outer:
+            tensor = recorder.holder(site.outer[place])
+            if tensor is None:
+                self.fail("a value from before the loop was overwritten")
+                return None
+            consts.append(tensor)
         self.rolling.drop(site, start.checkpoint)
-        recorder.forget_script()
+        if not self.keep_record(start):
+            recorder.forget_script()
         limit, go = self.bounds(start, body)
         inputs = [limit, go, *(self._init(carry, start) for carry in carries)]
         if body.carries_condition:
@@ -422,6 +457,94 @@ class LoopVisit:
         if code is None:
             return 0
         return int(recorder.ask(code, "int", int(code._array)))
+
+    def keep_record(self, start: Visit) -> bool:
+        """Let other traces know the loop; whether they did already, as it is."""
+        site, rolling = self.site, self.rolling
+        carries = []
+        for carry in site.carries:
+            anchor = None
+            if carry.memory is not None:
+                anchor = self._anchor(carry.memory, start)
+                if anchor is None:
+                    return False
+            carries.append(KnownCarry(carry.ways, carry.type, carry.weak, anchor))
+        origins = {place: rolling.origin_of(value) for place, value in site.outer.items()}
+        found = {place: origin for place, origin in origins.items() if origin is not None}
+        if len(found) < len(origins):
+            return False
+        known = rolling.known.records.get(start.key)
+        new = LoopRecord(tuple(carries), tuple(site.paths), found, start.position)
+        rolling.known.records[start.key] = new
+        return known is not None and len(known.paths) == len(site.paths) and self.is_known
+
+    def _anchor(self, memory: int, start: Visit) -> Anchor | None:
+        numbers = start.checkpoint.contents[memory].memory.inputs
+        if numbers:
+            return "input", numbers[0]
+        for way, value in start.state.values.items():
+            if isinstance(value, Tensor) and id(storage_of(value)) == memory:
+                return "way", way
+        return None
+
+    def begin_as_known(self, now: Visit) -> int | None:
+        """Make the loop node at once, if an earlier trace did here. None if it did not."""
+        site, rolling = self.site, self.rolling
+        now.key = rolling.key(site)
+        record = rolling.known.records.get(now.key)
+        if record is None or site.start is not None:
+            return None
+        try:
+            self._take(record, now)
+        except MismatchError:
+            site.reset()
+            self.recorder.forget_script()
+            return None
+        self.is_known = True
+        site.start = site.previous = now
+        code = self.close(now)
+        if code is None:
+            self.recorder.forget_script()
+        return code
+
+    def _take(self, record: LoopRecord, now: Visit) -> None:
+        """What the record says, in terms of this trace. MismatchError if it does not fit."""
+        site, recorder = self.site, self.recorder
+        if record.position != now.position:
+            raise MismatchError
+        carries = []
+        for carry in record.carries:
+            memory = None
+            if carry.anchor is not None:
+                memory = self._memory_at(carry.anchor, now)
+            for way in carry.ways:
+                if way not in now.state.values:
+                    raise MismatchError
+                type, weak = _type_of(now.state.values[way])
+                fits = (type, weak) == (carry.type, carry.weak)
+                number = not isinstance(now.state.values[way], Tensor)
+                if not fits and not (number and not carry.type.shape and not carry.weak):
+                    raise MismatchError
+            carries.append(Carry(carry.ways, carry.type, carry.weak, memory))
+        names: dict[tuple[int, int], tuple[int, int]] = {}
+        outer: dict[tuple[int, int], Value] = {}
+        for place, origin in record.origins.items():
+            tensor = self.rolling.tensor_of(origin)
+            if tensor is None:
+                raise MismatchError
+            value = recorder.value_of(tensor)
+            names[place] = value.ref
+            outer[value.ref] = value
+        site.carries = carries
+        site.paths = renamed(record.paths, names)
+        site.outer = outer
+
+    def _memory_at(self, anchor: Anchor, now: Visit) -> int:
+        kind, place = anchor
+        tensor = self.recorder.inputs[place].tensor if kind == "input" else now.state.values.get(place)
+        if not isinstance(tensor, Tensor) or id(storage_of(tensor)) not in now.checkpoint.contents:
+            raise MismatchError
+        return id(storage_of(tensor))
 
     def first(self, start: Visit) -> int:
         """The number of the iteration that the loop begins with."""
@@ -525,8 +648,11 @@ class Condition(LoopVisit):
             return ask()
         now.condition = tensor
         code = self.try_closing(now)
+        if code is None:
+            code = self.begin_as_known(now)
         if code is not None:
             return self._after(code)
+        self.rolling.counts.visits += 1
         if site.refusal is not None:
             return ask()
         carries = self.prepare(now)
@@ -538,7 +664,7 @@ class Condition(LoopVisit):
         return outcome
 
     def _leaves(self, outcome: bool) -> bool:
-        return self.spot.leaves(self.frames[0].f_lasti, outcome)
+        return self.spot.leaves(self.spot.code.at(self.frames[0]), outcome)
 
     def bounds(self, start: Visit, body: Body) -> tuple[Tensor, Tensor]:
         """A loop without a limit, as long as its condition has the outcome that all paths have."""

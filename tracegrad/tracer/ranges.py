@@ -2,17 +2,311 @@
 
 from __future__ import annotations
 
+import builtins
+import dis
+import operator
+import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from types import FunctionType
+from types import CodeType, FrameType, FunctionType
+from typing import Any
+
+import numpy as np
+
+from tracegrad.config import config
+from tracegrad.tracer.dispatch import constant
+from tracegrad.tracer.liveness import analysed
+from tracegrad.tracer.loop_bodies import Body
+from tracegrad.tracer.loop_sites import is_suitable, line_of, refusal_of
+from tracegrad.tracer.loop_visits import LoopVisit, Visit
+from tracegrad.tracer.recording import Value
+from tracegrad.tracer.rolling import RollFailedError, Rolling, Site
+from tracegrad.tracer.state import state
+from tracegrad.tracer.tensor import Tensor
+
+# What `range` is called in the code of functions that are being traced. Found among the builtins.
+_NAME = "__tracegrad_range__"
+
+
+def count_up(*arguments: Any) -> Any:
+    """`range`, which in a `for` loop of a traced function can take tensors and be rolled."""
+    recorder: Any = state.recorder
+    rolling = None if recorder is None else recorder.rolling
+    if rolling is None or recorder.in_body or not 1 <= len(arguments) <= 3:
+        return range(*arguments)
+    frame = sys._getframe(1)
+    head = _head(frame)
+    if head is None:
+        return range(*arguments)
+    key = frame.f_code, head
+    bounds = [_bound(x) for x in arguments]
+    if key in rolling.disabled or any(x is None for x in bounds):
+        return range(*arguments)
+    start, stop, step = (0, *bounds, 1) if len(bounds) == 1 else (*bounds, 1)[:3]
+    if not isinstance(step, int) or step == 0:
+        return range(*arguments)
+    if isinstance(start, int) and isinstance(stop, int):
+        if len(range(start, stop, step)) < config.unroll_limit:
+            return range(*arguments)
+    return Counter(rolling, frame, head, start, stop, step)
+
+
+setattr(builtins, _NAME, count_up)
+
+
+def _bound(value: Any) -> Any:
+    """An argument of `range`: an int, or a tensor that is one; None for anything else."""
+    if isinstance(value, Tensor):
+        if value._literal is not None:
+            return None
+        return value if value.ndim == 0 and value._array.dtype.kind == "i" else None
+    try:
+        number = operator.index(value)
+    except TypeError:
+        return None
+    return number if -(2**62) < number < 2**62 else None
+
+
+def _head(frame: FrameType) -> int | None:
+    """The head of the `for` loop that the call in `frame` stands in; None if it stands elsewhere."""
+    if not is_suitable(frame.f_code):
+        return None
+    code = analysed(frame.f_code)
+    following = code.following.get(code.at(frame))
+    if following is None or code.steps[following].opname != "GET_ITER":
+        return None
+    head = code.following.get(following)
+    return head if head is not None and code.steps[head].opname == "FOR_ITER" else None
+
+
+class Counter:
+    """The iterator of one `for` loop over a range.
+
+    steps    how many items were given out.
+    position the number of the item after which comes; `index` the same as a tensor, once a loop
+             node has counted.
+    """
+
+    def __init__(
+        self, rolling: Rolling, frame: FrameType, head: int, start: Any, stop: Any, step: int
+    ) -> None:
+        code = analysed(frame.f_code)
+        self.rolling = rolling
+        self.frame = frame
+        self.head = head
+        self.start = start
+        self.step = step
+        self.steps = 0
+        self.position = 0
+        self.index: Tensor | None = None
+        self.ended = False
+        if isinstance(start, int) and isinstance(stop, int):
+            self.limit: Any = len(range(start, stop, step))
+        elif step > 0:
+            self.limit = stop - start if step == 1 else (stop - start + (step - 1)) // step
+        else:
+            self.limit = (start - stop + (-step - 1)) // -step
+        inner = next(loop for loop in code.loops_around(head) if loop.header == head)
+        self.site = Site(
+            (frame.f_code, head), frame.f_code.co_name, line_of(code, head), inner.offsets
+        )
+        self.site.frame = frame
+        self.site.refusal = refusal_of(code, inner.offsets)
+        if self.site.refusal is not None:
+            rolling.report(self.site, self.site.refusal)
+        rolling.sites[id(self)] = self.site
+
+    def __iter__(self) -> Counter:
+        return self
+
+    def __next__(self) -> Any:
+        rolling = self.rolling
+        recorder: Any = state.recorder
+        if self.ended:
+            raise StopIteration
+        if recorder is not rolling.recorder or self.site.refusal is not None:
+            return self._next()
+        rolling.leave_inner(self.frame, self.site)
+        rolling.ranges[id(self.frame), self.head] = self
+        return CountVisit(rolling, self.site, self).visit()
+
+    def _next(self) -> Any:
+        """The next item, without looking around."""
+        if not self.goes_on():
+            self.end()
+            raise StopIteration
+        return self.advance()
+
+    def goes_on(self) -> bool:
+        """Whether there is another item. What depends on the call becomes a condition."""
+        if self.index is None and isinstance(self.limit, int):
+            return self.position < self.limit
+        recorder: Any = state.recorder
+        more = (self.position if self.index is None else self.index) < self.limit
+        value = bool(more._array)
+        return bool(recorder.ask(more, "bool", value)) if recorder is not None else value
+
+    def end(self) -> None:
+        """There is no other item."""
+        self.ended = True
+        self.site.reset()
+        self.rolling.ranges.pop((id(self.frame), self.head), None)
+
+    def advance(self) -> Any:
+        """The item at the position, and on to the next."""
+        place: Any = self.position if self.index is None else self.index
+        self.position += 1
+        self.steps += 1
+        if self.index is not None:
+            self.index = self.index + 1
+        if self.step != 1:
+            place = place * self.step
+        if isinstance(self.start, int) and self.start == 0:
+            # A tensor of its own: nobody may change the counter.
+            return place + 0 if isinstance(place, Tensor) else place
+        return self.start + place
+
+
+class CountVisit(LoopVisit):
+    """A visit of a `for` loop over a range: the next item is asked for."""
+
+    def __init__(self, rolling: Rolling, site: Site, counter: Counter) -> None:
+        super().__init__(rolling, site, [counter.frame])
+        self.counter = counter
+
+    def visit(self) -> Any:
+        """The next item. StopIteration if there is none."""
+        site, counter = self.site, self.counter
+        now = self.look()
+        if now is None:
+            return counter._next()
+        now.position = counter.position
+        code = self.try_closing(now)
+        if code is None:
+            code = self.begin_as_known(now)
+        if code is not None:
+            return self._after(code)
+        if site.refusal is not None or (site.start is None and counter.index is not None):
+            if counter.index is not None:
+                reason = site.refusal or self.reason
+                raise RollFailedError(site.key, reason, True)
+            return counter._next()
+        self.rolling.counts.visits += 1
+        carries = self.prepare(now)
+        if not counter.goes_on():
+            counter.end()
+            raise StopIteration
+        if carries is not None:
+            self.cut(now, carries, None)
+        return counter.advance()
+
+    def carry_position(self, visit: Visit) -> Value | None:
+        """The number of the iteration becomes a tensor."""
+        counter = self.counter
+        index = counter.index
+        if index is None:
+            index = constant(np.int64(counter.position))
+        index._weak = True
+        counter.index, value = self._carry_tensor(index)
+        counter.index._weak = True
+        return value
+
+    def first(self, start: Visit) -> int:
+        """The number of the iteration that the loop begins with."""
+        return start.position
+
+    def bounds(self, start: Visit, body: Body) -> tuple[Tensor, Tensor]:
+        """As many iterations as there are items left."""
+        limit = self.counter.limit
+        if isinstance(limit, int):
+            limit = constant(np.int64(limit - start.position))
+        elif start.position:
+            limit = limit - start.position
+        return limit, constant(np.True_)
+
+    def position_now(self) -> int:
+        """The number of the iteration that Python is about to execute."""
+        return self.counter.position
+
+    def _after(self, code: int) -> Any:
+        counter, start = self.counter, self.site.start
+        assert start is not None
+        if code == 0:
+            counter.end()
+            raise StopIteration
+        # The last iteration was begun and given up.
+        back = start.position - 1
+        self.count._weak = True
+        counter.index = self.count + back if back else self.count
+        counter.position = int(counter.index._array)
+        self.go_on_from(None)
+        return counter.advance()
+
+
+# ---------------------------------------------------------------------- code with another range
+
+_lock = threading.RLock()
+_edited: dict[int, tuple[CodeType, CodeType]] = {}
+_swapped: dict[int, tuple[FunctionType, CodeType, int]] = {}
 
 
 @contextmanager
 def counting(functions: Iterable[FunctionType]) -> Iterator[None]:
-    """While this lasts, `range` in the code of these functions is ours."""
-    yield
+    """While this lasts, `range` in the code of these functions is `count_up`."""
+    taken = [x for x in functions if "range" not in x.__globals__]
+    with _lock:
+        taken = [x for x in taken if _swap(x)]
+    try:
+        yield
+    finally:
+        with _lock:
+            for function in taken:
+                _swap_back(function)
 
 
-class Counter:
-    site = None
-    steps = 0
+def _swap(function: FunctionType) -> bool:
+    known = _swapped.get(id(function))
+    if known is not None:
+        _swapped[id(function)] = (*known[:2], known[2] + 1)
+        return True
+    code = function.__code__
+    new = edited(code)
+    if new is code:
+        return False
+    _swapped[id(function)] = function, code, 1
+    function.__code__ = new
+    return True
+
+
+def _swap_back(function: FunctionType) -> None:
+    _, code, count = _swapped[id(function)]
+    if count > 1:
+        _swapped[id(function)] = function, code, count - 1
+        return
+    del _swapped[id(function)]
+    function.__code__ = code
+
+
+def edited(code: CodeType) -> CodeType:
+    """The code with another name for the builtin `range`; itself if it does not use that."""
+    known = _edited.get(id(code))
+    if known is None:
+        if len(_edited) > 4096:
+            _edited.clear()
+        # The code itself is kept, so that its identity stays its own.
+        known = _edited[id(code)] = code, _renamed(code)
+    return known[1]
+
+
+def _renamed(code: CodeType) -> CodeType:
+    constants = tuple(edited(x) if isinstance(x, CodeType) else x for x in code.co_consts)
+    names = code.co_names
+    if "range" in names:
+        users = {step.opname for step in dis.get_instructions(code) if step.argval == "range"}
+        if users - {"LOAD_CONST"} == {"LOAD_GLOBAL"}:
+            names = tuple(_NAME if name == "range" else name for name in names)
+    if names == code.co_names and all(a is b for a, b in zip(constants, code.co_consts, strict=True)):
+        return code
+    return code.replace(co_names=names, co_consts=constants)
+

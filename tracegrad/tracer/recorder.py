@@ -395,6 +395,7 @@ class Recorder(InputTable):
         memory.version += 1
         if memory.root is not None:
             memory.root._trace = Binding(self, memory.value, memory.version)
+            self._hold(memory.root, memory.value)
         return memory.value
 
     def bind(self, tensor: Tensor, value: Value) -> None:
@@ -403,14 +404,17 @@ class Recorder(InputTable):
 
     def holder(self, value: Value) -> Tensor | None:
         """A tensor that has this value now."""
-        if value.segment < 0:
-            found = self.inputs[value.position].tensor
-        else:
-            found = self._holders.get(value.ref)
+        return self.tensor_at(value.ref)
+
+    def tensor_at(self, ref: Ref) -> Tensor | None:
+        """A tensor that has the value at a place now."""
+        found = self._holders.get(ref)
+        if found is None and ref[0] < 0 and ref[1] < len(self.inputs):
+            found = self.inputs[ref[1]].tensor
         if found is None:
             return None
         bound = self._bound(found)
-        return found if bound is not None and bound.ref == value.ref else None
+        return found if bound is not None and bound.ref == ref else None
 
     def forget_script(self) -> None:
         """From here on the recording is another than those that the outcomes were taken from."""

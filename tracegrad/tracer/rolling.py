@@ -12,15 +12,18 @@ executes that iteration; if it comes back to the site, it was one more path thro
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import CodeType, FrameType
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tracegrad.log import log
 from tracegrad.tracer.checkpoints import Checkpoint, roll_back
 from tracegrad.tracer.inputs import Memory, StartAnew
+from tracegrad.tracer.liveness import analysed
 from tracegrad.tracer.location import user_frame
-from tracegrad.tracer.loop_paths import Path
+from tracegrad.tracer.loop_paths import Path, Recorded
+from tracegrad.tracer.loop_records import KnownLoops, LoopRecord, Origin, SiteKey
 from tracegrad.tracer.loop_sites import Spot, frames_of
 from tracegrad.tracer.recording import Value
 from tracegrad.tracer.tensor import Tensor
@@ -31,9 +34,6 @@ if TYPE_CHECKING:
     from tracegrad.tracer.ranges import Counter
     from tracegrad.tracer.recorder import Recorder
     from tracegrad.tracer.stores import Places
-
-SiteKey = tuple[CodeType, int]
-
 
 class RollFailedError(StartAnew):
     """A loop that was rolled, or was about to be, turned out not to fit: trace once more, with the
@@ -74,28 +74,45 @@ class Site:
         self.outer = {}
 
 
+@dataclass
+class Counts:
+    """What tells one time in a trace from another: the same in all traces of one path."""
+
+    loops: int = 0
+    visits: int = 0
+    carried: int = 0
+
+
 class Rolling:
     """Rolls the loops of one trace.
 
-    disabled  why sites are left alone, by key. `rolled` the loops that were rolled, for reports.
+    known     loops that earlier traces rolled. `disabled` says of some sites why they are left
+              alone.
+    rolled    the loops that were rolled, for reports.
     """
 
-    def __init__(self, recorder: Recorder, places: Places, disabled: dict[SiteKey, str]) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        places: Places,
+        known: KnownLoops,
+        disabled: dict[SiteKey, str],
+    ) -> None:
         self.recorder = recorder
         self.places = places
-        self.disabled = disabled
+        self.known = known
+        self.disabled = {**known.unrolled, **disabled}
         self.sites: dict[Any, Site] = {}
         self.leaders: dict[Any, Site] = {}
         self.ranges: dict[Any, Counter] = {}
         self.rolled: list[Site] = []
-        self.active = True
-        self._carried = 0
+        # Loop nodes and visits so far, and numbers of carried values.
+        self.counts = Counts()
         self._dropped: dict[int, Site] = {}
         self._kept: list[Node] = []
 
     def close(self) -> None:
         """Forget all frames and tensors."""
-        self.active = False
         self.sites.clear()
         self.leaders.clear()
         self.ranges.clear()
@@ -137,10 +154,10 @@ class Rolling:
             if leader.refusal is None:
                 return None
             self.leaders[id(frame), min(spot.offsets)] = site
-        self._leave_inner(frame, site)
+        self.leave_inner(frame, site)
         return site
 
-    def _leave_inner(self, frame: FrameType, site: Site) -> None:
+    def leave_inner(self, frame: FrameType, site: Site) -> None:
         """Loops inside of this one have come to their end."""
         for other in self.sites.values():
             if other is not site and other.frame is frame and other.offsets < site.offsets:
@@ -183,7 +200,7 @@ class Rolling:
         frame = user_frame()
         while frame is not None:
             if frame is site.frame:
-                return frame.f_lasti in site.offsets
+                return analysed(frame.f_code).at(frame) in site.offsets
             frame = frame.f_back
         return False
 
@@ -204,6 +221,8 @@ class Rolling:
                 self._dropped[id(node)] = site
                 self._kept.append(node)
         roll_back(self.recorder, to)
+        assert site.start is not None
+        self.counts = replace(site.start.counts)
         for other in list(self.sites.values()):
             if other is not site and other.start is not None:
                 start = other.start.checkpoint
@@ -213,11 +232,72 @@ class Rolling:
     def note(self, site: Site) -> None:
         """A loop was rolled."""
         self.rolled.append(site)
+        self.counts.loops += 1
         log("trace", lambda: f"the loop at {site.name}:{site.line} is one node")
 
     def number(self) -> int:
         """A number for one more carried value."""
-        self._carried += 1
-        return self._carried
+        self.counts.carried += 1
+        return self.counts.carried
 
+    # ---------------------------------------------------------------------- records
 
+    def key(self, site: Site) -> Hashable:
+        """What this time in this trace has in common with the same time in another, or in another
+        iteration of a loop around.
+        """
+        outcomes = self.recorder.outcomes
+        counts = self.counts
+        around = self.trials()
+        base: tuple[Hashable, ...] = (None, tuple(outcomes), counts.loops, counts.visits)
+        if around:
+            trial = around[-1].trial
+            assert trial is not None
+            base = (
+                around[-1].key,
+                tuple(outcomes[trial.outcomes :]),
+                counts.loops - trial.counts.loops,
+                counts.visits - trial.counts.visits,
+            )
+        return (*base, site.key)
+
+    def trials(self) -> list[Site]:
+        """The sites whose iteration is being recorded, the outermost first."""
+        return sorted(self.open_sites(), key=lambda site: site.trial.place)  # type: ignore[union-attr]
+
+    def origin_of(self, value: Value) -> Origin | None:
+        """Where a value comes from; None if no other trace could find it."""
+        for depth, recorded in enumerate(map(self._recorded, reversed(self.trials()))):
+            ref = recorded.ref(value)
+            if ref[0] == "hidden":
+                return None
+            if ref[0] != "outer":
+                return depth, ref
+        return -1, ("outer", value.ref)
+
+    def tensor_of(self, origin: Origin) -> Tensor | None:
+        """The tensor that has the value which comes from there; None if there is none."""
+        depth, ref = origin
+        if depth < 0:
+            return self.recorder.tensor_at(ref[1])
+        around = self.trials()[::-1]
+        if depth >= len(around):
+            return None
+        trial = around[depth].trial
+        assert trial is not None
+        if ref[0] == "node":
+            shift = trial.position if ref[1] == 0 else 0
+            return self.recorder.tensor_at((trial.segment + ref[1], ref[2] + shift))
+        places = [place for place, known in trial.refs.items() if known == ref]
+        return self.recorder.tensor_at(places[0]) if places else None
+
+    def _recorded(self, site: Site) -> Recorded:
+        trial, start = site.trial, site.start
+        assert trial is not None and start is not None
+        return Recorded(
+            self.recorder.segments, trial.segment, trial.position, start.checkpoint, trial.refs
+        )
+
+    def record_of(self, site: Site) -> LoopRecord | None:
+        """What is known of the loop that may begin now."""
+        return self.known.records.get(self.key(site))

@@ -14,7 +14,7 @@ from tracegrad.tracer.code_reading import announce
 from tracegrad.tracer.guards import Guard, TensorGuard
 from tracegrad.tracer.recorder import Recorder
 from tracegrad.tracer.recording import Trace
-from tracegrad.tracer.rolling import SiteKey
+from tracegrad.tracer.loop_records import KnownLoops
 from tracegrad.tracer.signature import TensorKey, key_of, key_of_array
 from tracegrad.tracer.statistics import Statistics
 from tracegrad.tracer.tensor import Tensor
@@ -44,8 +44,7 @@ class Specialisation:
         self.announced = announced
         self.fields = fields
         self.aliases = False
-        # Loops that are not rolled, and why.
-        self.unrolled: dict[SiteKey, str] = {}
+        self.loops = KnownLoops()
         self.tree = Tree(name, statistics)
         self.guards: list[Guard] = []
         self.same: list[tuple[AccessPath, AccessPath]] = []

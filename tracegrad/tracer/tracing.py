@@ -25,7 +25,8 @@ from tracegrad.tracer.recording import (
     TraceInput,
     Write,
 )
-from tracegrad.tracer.rolling import Rolling, SiteKey
+from tracegrad.tracer.loop_records import KnownLoops, SiteKey
+from tracegrad.tracer.rolling import Rolling
 from tracegrad.tracer.state import state
 from tracegrad.tracer.stores import Places, Reached, Store, take_apart
 from tracegrad.tracer.structure import statics, substitute
@@ -45,6 +46,7 @@ def record(
     known: Sequence[TraceInput] = (),
     aliases: bool = False,
     script: Sequence[Hashable] = (),
+    loops: KnownLoops | None = None,
     disabled: dict[SiteKey, str] | None = None,
 ) -> tuple[Trace, Recorder]:
     """Run `function` once and take back everything that it did to tensors.
@@ -52,7 +54,7 @@ def record(
     `names`: of each leaf. `kept`: positions of arguments that are left alone, as the object of a
     method is. Whatever the function raises comes out, with every tensor as it was.
     AliasesMatter: it has to be recorded again with `aliases=True`. RollFailedError: again, with one
-    loop more among those `disabled`; loops are rolled unless that is None.
+    loop more among those `disabled`. Loops are rolled if there are `loops`, those known so far.
     """
     stand_ins = [stand_in(leaf) for leaf in leaves]
     arguments = [
@@ -70,8 +72,8 @@ def record(
     }
     recorder = Recorder(arguments, survey, known, aliases=aliases, script=script)
     places = Places(survey, args, kwargs, leaves, kept)
-    if disabled is not None:
-        recorder.rolling = Rolling(recorder, places, disabled)
+    if loops is not None:
+        recorder.rolling = Rolling(recorder, places, loops, disabled or {})
     starts_anew = False
     before = state.grad_enabled
     since = mark()
