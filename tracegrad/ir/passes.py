@@ -21,6 +21,7 @@ from tracegrad.ir.control_passes import has_control, reduce_control, reduce_stac
 from tracegrad.ir.graph import Builder, Graph, Node
 from tracegrad.ir.hoisting import hoist_products
 from tracegrad.ir.intervals import fold_bounds
+from tracegrad.ir.merging import merge_control
 from tracegrad.ir.ops.control import graphs_of, with_graphs
 from tracegrad.ir.ordering import read_before_update
 from tracegrad.ir.printer import text
@@ -114,6 +115,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("simplify", "exact algebra", simplify),
     Pass("simplify", "inexact algebra", simplify_inexactly, exact=False),
     Pass("simplify", "loops and branches", reduce_control),
+    Pass("simplify", "loops and branches side by side", merge_control),
     Pass("simplify", "products out of loops", hoist_products),
     Pass("simplify", "stacks", reduce_stacks),
     Pass("simplify", "sums through loops", partial(add_in_place, inside=False)),
@@ -136,6 +138,7 @@ _OUTSIDE: tuple[Pass, ...] = (Pass("simplify", "bounds of integers", fold_bounds
 _BEFORE_DIFFERENTIATION: tuple[Pass, ...] = (
     Pass("prepare", "fold constants", fold_constants),
     Pass("prepare", "loops and branches", reduce_control),
+    Pass("prepare", "loops and branches side by side", merge_control),
 )
 
 # Bodies that all of the passes leave alone, by whether those that change values are among them.

@@ -19,7 +19,7 @@ from tracegrad.ir.differentiate import joint_graph
 from tracegrad.ir.graph import Builder, Graph, Literal, Node
 from tracegrad.ir.interpret import interpret, watching
 from tracegrad.ir.op import CONSTANT, Array, Op
-from tracegrad.ir.ops.control import items
+from tracegrad.ir.ops.control import items, while_loop
 from tracegrad.ir.params import frozen_params
 from tracegrad.ir.passes import eliminate
 from tracegrad.ir.types import TensorType
@@ -67,10 +67,10 @@ def control_graph(
     if found is None:
         with Builder(op.name) as builder:
             nodes = [
-                builder.input(x._type)
+                builder.input(x._type, name)
                 if literal is None
                 else builder.append(CONSTANT, (), {"value": literal})
-                for x, literal in zip(inputs, literals, strict=True)
+                for x, literal, name in zip(inputs, literals, _names(op, params), strict=True)
             ]
             results = items(op(*nodes, **params))
             outputs = [x for x in results if isinstance(x.type, TensorType)]
@@ -79,6 +79,16 @@ def control_graph(
             _graphs.clear()
         _graphs[key] = found
     return found, [x for x in inputs if x._literal is None]
+
+
+def _names(op: Op, params: dict[str, Any]) -> list[str]:
+    """What the inputs of a loop or a branch are called inside of it."""
+    first: tuple[str, ...] = ("index",)
+    inside = params.get("branches", (None,))[0]
+    if op is while_loop:
+        first, inside = ("limit", "go"), params["body"]
+    names = [x.params["name"] for x in inside.inputs]
+    return [*first, *(names[1:] if op is while_loop else names)]
 
 
 _graphs: dict[Any, Graph] = {}
