@@ -6,6 +6,7 @@ terms of a sum of arrays are told apart:
 
     scatter_add(zeros, v, i)     is added to the sum of the others by scatter_add itself
     pad(v) of a small v          likewise, by an update of a slice
+    pads side by side            are a concatenation
     a sum that a loop makes,
     starting at zeros            starts at the sum of the others
     what branches give           is added to it in each branch, where zeros need nothing
@@ -123,6 +124,20 @@ class _Sums:
                 terms.dense.append(x)
         return terms
 
+    def _side_by_side(self, leaves: list[Node]) -> list[Node]:
+        """The terms, with pads that fill all of the sum between them as one."""
+        pads = [x for x in leaves if x.op.name == "pad" and self.uses[x] == 1]
+        if not self.inside or len(pads) < 2:
+            return leaves
+        parts = _in_a_row(pads)
+        if parts is None:
+            return leaves
+        axis, ordered = parts
+        values = [x.inputs[0] for x in ordered]
+        joined = OPS["concatenate"](*values, axis=axis)
+        self.uses[joined] = 1
+        return [joined, *(x for x in leaves if x not in pads)]
+
     def _filled(self, leaves: list[Node]) -> list[Node]:
         """The terms, those that are zero somewhere with the terms that are for that place."""
         if not self.inside:
@@ -140,7 +155,7 @@ class _Sums:
         return leaves
 
     def _plan(self, root: Node, all_leaves: list[Node]) -> None:
-        leaves = self._filled(all_leaves)
+        leaves = self._filled(self._side_by_side(all_leaves))
         terms = self._sorted(leaves)
         special = len(terms.loops) + len(terms.branches) + len(terms.sparse)
         if not special and not terms.zeros and leaves is all_leaves:
@@ -269,6 +284,29 @@ def _place_of(x: Node) -> Hashable:
     if x.op.name == "scatter_add" and _is_zero(x.inputs[0]):
         return x.inputs[2:]
     return None
+
+
+def _in_a_row(pads: Sequence[Node]) -> tuple[int, list[Node]] | None:
+    """The axis along which zero-padded values lie side by side, and the pads in that order; None if
+    they leave gaps or overlap.
+    """
+    shape = pads[0].shape
+    along = {
+        axis
+        for x in pads
+        for axis, (size, n) in enumerate(zip(shape, x.inputs[0].shape, strict=True))
+        if size != n
+    }
+    if len(along) != 1 or any(any(x.params["interior"]) or x.params["value"] for x in pads):
+        return None
+    (axis,) = along
+    ordered = sorted(pads, key=lambda x: x.params["low"][axis])
+    at = 0
+    for x in ordered:
+        if x.params["low"][axis] != at:
+            return None
+        at += x.inputs[0].shape[axis]
+    return (axis, ordered) if at == shape[axis] else None
 
 
 def _zeroed(x: Node) -> Hashable:
