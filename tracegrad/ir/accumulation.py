@@ -29,6 +29,7 @@ from tracegrad.ir.loops import Loop
 from tracegrad.ir.op import OPS
 from tracegrad.ir.ops.control import cond, item, while_loop
 from tracegrad.ir.params import frozen_params
+from tracegrad.ir.types import int64
 
 # An update of a slice reads and writes it besides the sum: it must be so many times smaller.
 _SMALL = 4
@@ -247,6 +248,14 @@ def is_sparse(x: Node, uses: Tally[Node]) -> bool:
         return False
     if x.op.name == "scatter":
         return _is_zero(x.inputs[0]) and not any(index.shape for index in x.inputs[2:])
+    if x.op.name == "transpose":
+        (y,) = x.inputs
+        return (
+            y.op.name == "scatter_add"
+            and uses[y] == 1
+            and _is_zero(y.inputs[0])
+            and not any(index.shape for index in y.inputs[2:])
+        )
     return (
         x.op.name == "pad"
         and x.params["value"] == 0
@@ -259,10 +268,28 @@ def added(total: Node, x: Node) -> Node:
     name = x.op.name
     if name == "pad":
         return _added_to_slice(total, x)
+    if name == "transpose":
+        _, value, *indices = x.inputs[0].inputs
+        return OPS["scatter_add"](total, value, *_across(value, indices, x.params["axes"]))
     base, value, *indices = x.inputs
     if not _is_zero(base):
         total = added(total, base)
     return OPS["scatter_add"](total, value, *indices)
+
+
+def _across(value: Node, indices: Sequence[Node], axes: tuple[int, ...]) -> list[Node]:
+    """One index for each axis of a transposed tensor, where `indices` are for the first axes of the
+    tensor itself and `value` covers the others.
+    """
+    found = []
+    for axis in axes:
+        if axis < len(indices):
+            found.append(indices[axis])
+            continue
+        axis -= len(indices)
+        thin = tuple(n if i == axis else 1 for i, n in enumerate(value.shape))
+        found.append(OPS["iota"](shape=thin, axis=axis, dtype=int64))
+    return found
 
 
 def _window(x: Node) -> dict[str, Any]:
