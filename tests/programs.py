@@ -612,7 +612,7 @@ def star_arguments(x):
             total = total * scale
         return total + sum(v * len(k) for k, v in named.items())
 
-    return weighted(*x, scale=3.0, **{"a": x[0], "bb": x[1]})
+    return weighted(*x, scale=3.0, a=x[0], bb=x[1])
 
 
 @program(vector)
@@ -635,7 +635,7 @@ def defaults_and_partial(x):
 
 @program(vector)
 def map_filter_zip(x):
-    doubled = list(map(lambda v: v * 2, x))
+    doubled = list(map(abs, x))
     kept = list(filter(lambda v: v > 0, doubled))
     return sum(a * b for a, b in zip(kept, doubled, strict=False)) + x.sum()
 
@@ -744,7 +744,6 @@ class Doubling:
 
 @program(vector)
 def own_context_manager(x):
-    y = x
     with Doubling(x) as y:
         if y.sum() > 0:
             raise ArithmeticError
@@ -782,7 +781,9 @@ def dataclasses_and_methods(x, v):
 Pair = namedtuple("Pair", "left right")
 
 
-@program(lambda rng: (Pair(rng.normal(size=2), [rng.normal(size=2), {"k": np.asarray(rng.normal())}]),))
+@program(
+    lambda rng: (Pair(rng.normal(size=2), [rng.normal(size=2), {"k": np.asarray(rng.normal())}]),)
+)
 def nested_containers(tree):
     left, (middle, rest) = tree
     if rest["k"] > 0:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.programs import PROGRAMS, Program
+from hypothesis import given, settings
 
 import tracegrad as tg
+from tests.generated_programs import HEAD, load, sources
+from tests.programs import PROGRAMS, Program
 
 SEEDS = range(8)
 STEP = 1e-5
@@ -148,3 +151,31 @@ def test_compiled_is_eager_is_differences(item: Program) -> None:
 def test_the_table_is_as_long_as_it_should_be() -> None:
     assert len(PROGRAMS) >= 60
     assert len({item.name for item in PROGRAMS}) == len(PROGRAMS)
+
+
+@settings(max_examples=12)
+@given(sources())
+def test_a_generated_program_is_the_same_compiled(source: str) -> None:
+    function = load(source)
+    compiled = tg.compile(function, max_traces=1000)
+    rng = np.random.default_rng(0)
+    inputs = [(rng.normal(size=3), n % 4, float(rng.normal())) for n in range(6)]
+    traces = 0
+    for run in range(2):
+        for arguments in inputs:
+            result, gradients = call(compiled, arguments)
+            expected, known = call(function, arguments)
+            np.testing.assert_allclose(
+                result.detach().numpy(), expected.detach().numpy(), rtol=1e-9, atol=1e-11
+            )
+            np.testing.assert_allclose(gradients[0], known[0], rtol=1e-8, atol=1e-10)
+        if run == 0:
+            traces = compiled.statistics.traces
+    assert compiled.statistics.traces == traces
+
+
+def test_a_generated_program_has_lines_and_source() -> None:
+    function = load(HEAD + "    return a.reshape(7)\n")
+    assert "buf = x * 0.1" in inspect.getsource(function)
+    with pytest.raises(tg.errors.ShapeError, match=r"generated_\d+\.py:\d+: return a.reshape\(7\)"):
+        tg.compile(function)(tg.ones(3), 1, 0.5)
