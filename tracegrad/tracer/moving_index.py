@@ -4,20 +4,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from typing import cast as cast_type
 
 import numpy as np
 
 from tracegrad.ir import types
 from tracegrad.ir.graph import Node, scalar_value
-from tracegrad.ir.op import OPS
+from tracegrad.ir.op import INPUT, OPS
 from tracegrad.tracer.bounds import Limits, require
 from tracegrad.tracer.conversion import to_bool
 from tracegrad.tracer.dispatch import apply, constant
 from tracegrad.tracer.promotion import cast
 from tracegrad.tracer.state import state
 from tracegrad.tracer.tensor import Tensor
+
+if TYPE_CHECKING:
+    from tracegrad.tracer.recorder import Recorder
+    from tracegrad.tracer.recording import Value
 
 Shape = tuple[int, ...]
 
@@ -132,27 +138,43 @@ def _within(first: Tensor, last: int) -> bool:
 
 def _distance(start: Tensor, stop: Tensor) -> int | None:
     """`stop - start` if that is a constant."""
-    recorder = state.recorder
-    assert recorder is not None
-    low, before = _linear(recorder.node_of(start))
-    high, after = _linear(recorder.node_of(stop))
-    return after - before if low is high else None
+    recorder = cast_type("Recorder", state.recorder)
+    low, before = _linear(recorder, recorder.value_of(start))
+    high, after = _linear(recorder, recorder.value_of(stop))
+    return after - before if low == high else None
 
 
-def _linear(node: Node) -> tuple[Node, int]:
-    """A node and a number whose sum is `node`."""
+def _linear(recorder: Recorder, value: Value) -> tuple[Hashable, int]:
+    """A value, by its place in the trace, and a number whose sum is `value`."""
     total = 0
-    while True:
-        if node.op.name == "cast" and node.inputs[0].dtype is node.dtype:
-            node = node.inputs[0]
+    segment, node = value.segment, value.node
+    while node is not None:
+        if node.op is INPUT:
+            # Computed in an earlier segment, or an input of the trace or of a body.
+            inputs = recorder.segments[segment].builder.inputs
+            source = recorder.segments[segment].sources[inputs.index(node)]
+            if source.node is node or source.node is None:
+                return source.ref, total
+            segment, node = source.segment, source.node
             continue
-        if node.op.name not in ("add", "sub"):
-            return node, total
-        a, b = node.inputs
-        sign = 1 if node.op.name == "add" else -1
-        if (value := scalar_value(b)) is not None:
-            node, total = a, total + sign * value
-        elif sign > 0 and (value := scalar_value(a)) is not None:
-            node, total = b, total + value
-        else:
-            return node, total
+        term, number = _term(node)
+        if term is None:
+            break
+        node, total = term, total + number
+    return (segment, node) if node is not None else value.ref, total
+
+
+def _term(node: Node) -> tuple[Node | None, int]:
+    """The operand of a node that adds a number to it, and the number; None for other nodes."""
+    if node.op.name == "cast":
+        x = node.inputs[0]
+        return (x if x.dtype is node.dtype else None), 0
+    if node.op.name not in ("add", "sub"):
+        return None, 0
+    a, b = node.inputs
+    sign = 1 if node.op.name == "add" else -1
+    right = scalar_value(b)
+    if right is not None:
+        return a, sign * int(right)
+    left = scalar_value(a)
+    return (b, int(left)) if left is not None and sign > 0 else (None, 0)
