@@ -9,6 +9,7 @@ terms of a sum of arrays are told apart:
     pads side by side            are a concatenation
     a sum that a loop makes,
     starting at zeros            starts at the sum of the others
+    or at one of the above       likewise, and that is added to it
     what branches give           is added to it in each branch, where zeros need nothing
     what was set to zero and
     has something added there    is set to that
@@ -117,7 +118,7 @@ class _Sums:
                 terms.dense.append(x)
             elif self.inside and is_sparse(x, self.uses):
                 terms.sparse.append(x)
-            elif _is_sum_of_loop(x):
+            elif self._is_sum_of_loop(x):
                 terms.loops.append(x)
             elif _is_sparse_in_branches(x):
                 terms.branches.append(x)
@@ -138,6 +139,18 @@ class _Sums:
         joined = OPS["concatenate"](*values, axis=axis)
         self.uses[joined] = 1
         return [joined, *(x for x in leaves if x not in pads)]
+
+    def _is_sum_of_loop(self, x: Node) -> bool:
+        """Whether `x` is what a loop has added to zeros, or to what is zero but in a few places."""
+        if x.op is not item or x.inputs[0].op is not while_loop:
+            return False
+        loop = Loop.of(x.inputs[0])
+        i = x.params["index"] - 1
+        if not 0 <= i < len(loop.carry):
+            return False
+        start = loop.carry[i]
+        near_zero = _is_zero(start) or (self.inside and is_sparse(start, self.uses))
+        return near_zero and _only_adds(loop, i)
 
     def _filled(self, leaves: list[Node]) -> list[Node]:
         """The terms, those that are zero somewhere with the terms that are for that place."""
@@ -206,7 +219,8 @@ class _Sums:
         index = x.params["index"]
         if source.op is while_loop:
             inputs = list(source.inputs)
-            inputs[1 + index] = total
+            start = inputs[1 + index]
+            inputs[1 + index] = total if _is_zero(start) else added(total, start)
             made = self.scratch.append(source.op, inputs, source.params, source.loc)
         else:
             branches = tuple(_adding(branch, index) for branch in source.params["branches"])
@@ -370,15 +384,6 @@ def _is_sparse_in_branches(x: Node) -> bool:
         if _is_zero(result) or is_sparse(result, uses_of(branch)):
             return True
     return False
-
-
-def _is_sum_of_loop(x: Node) -> bool:
-    """Whether `x` is what a loop has added to zeros."""
-    if x.op is not item or x.inputs[0].op is not while_loop:
-        return False
-    loop = Loop.of(x.inputs[0])
-    i = x.params["index"] - 1
-    return 0 <= i < len(loop.carry) and _is_zero(loop.carry[i]) and _only_adds(loop, i)
 
 
 def _only_adds(loop: Loop, i: int) -> bool:
