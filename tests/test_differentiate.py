@@ -13,11 +13,12 @@ from tests.gradient_check import check_gradient
 from tests.op_samples import Call, calls
 from tests.random_graphs import graphs, inputs_of
 from tracegrad.errors import GraphError
-from tracegrad.ir.differentiate import gradient_graph, joint_graph, vjp_graph
+from tracegrad.ir.differentiate import gradient_graph, joint_graph
 from tracegrad.ir.graph import Builder, Graph, Loc, Node
 from tracegrad.ir.interpret import interpret
 from tracegrad.ir.op import NONDIFFERENTIABLE, OPS, Array, Rule
 from tracegrad.ir.types import TensorType, bool_, float32, float64, int64
+from tracegrad.ir.vjp_graphs import vjp_graph
 
 DIFFERENTIABLE = [call for call in calls(float64) if call.op.vjp is not NONDIFFERENTIABLE]
 

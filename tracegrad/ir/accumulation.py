@@ -19,21 +19,14 @@ The order of the terms changes, and 0.0 + -0.0 may be -0.0.
 
 from __future__ import annotations
 
-from collections import Counter as Tally
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from tracegrad.ir.graph import Builder, Graph, Node, inline
-from tracegrad.ir.loop_reduction import uniform_value
 from tracegrad.ir.loops import Loop
 from tracegrad.ir.op import OPS
 from tracegrad.ir.ops.control import cond, item, while_loop
-from tracegrad.ir.params import frozen_params
-from tracegrad.ir.types import int64
-
-# An update of a slice reads and writes it besides the sum: it must be so many times smaller.
-_SMALL = 4
+from tracegrad.ir.sparse import added, in_a_row, is_sparse, is_zero, place_of, uses_of, zeroed_place
 
 
 def add_in_place(graph: Graph, *, inside: bool) -> Graph:
@@ -43,18 +36,6 @@ def add_in_place(graph: Graph, *, inside: bool) -> Graph:
     make are looked at: an array more or less costs little there.
     """
     return _Sums(graph, inside).rewritten()
-
-
-def _is_zero(x: Node) -> bool:
-    value = uniform_value(x)
-    return value is not None and not value.array.any()
-
-
-def uses_of(graph: Graph) -> Tally[Node]:
-    """How often each value of a graph is read."""
-    uses = Tally(x for node in graph.nodes for x in node.inputs)
-    uses.update(graph.outputs)
-    return uses
 
 
 def _is_array_sum(x: Node) -> bool:
@@ -112,7 +93,7 @@ class _Sums:
     def _sorted(self, leaves: Sequence[Node]) -> _Terms:
         terms = _Terms()
         for x in leaves:
-            if _is_zero(x):
+            if is_zero(x):
                 terms.zeros += 1
             elif self.uses[x] > 1:
                 terms.dense.append(x)
@@ -131,7 +112,7 @@ class _Sums:
         pads = [x for x in leaves if x.op.name == "pad" and self.uses[x] == 1]
         if not self.inside or len(pads) < 2:
             return leaves
-        parts = _in_a_row(pads)
+        parts = in_a_row(pads)
         if parts is None:
             return leaves
         axis, ordered = parts
@@ -149,16 +130,16 @@ class _Sums:
         if not 0 <= i < len(loop.carry):
             return False
         start = loop.carry[i]
-        near_zero = _is_zero(start) or (self.inside and is_sparse(start, self.uses))
+        near_zero = is_zero(start) or (self.inside and is_sparse(start, self.uses))
         return near_zero and _only_adds(loop, i)
 
     def _filled(self, leaves: list[Node]) -> list[Node]:
         """The terms, those that are zero somewhere with the terms that are for that place."""
         if not self.inside:
             return leaves
-        places = {place: x for x in leaves if self.uses[x] == 1 and (place := _place_of(x))}
+        places = {place: x for x in leaves if self.uses[x] == 1 and (place := place_of(x))}
         for x in list(leaves):
-            other = places.get(_zeroed(x)) if self.uses[x] == 1 else None
+            other = places.get(zeroed_place(x)) if self.uses[x] == 1 else None
             if other is not None and other in leaves:
                 value = other.inputs[0 if other.op.name == "pad" else 1]
                 filled = self.scratch.append(
@@ -220,7 +201,7 @@ class _Sums:
         if source.op is while_loop:
             inputs = list(source.inputs)
             start = inputs[1 + index]
-            inputs[1 + index] = total if _is_zero(start) else added(total, start)
+            inputs[1 + index] = total if is_zero(start) else added(total, start)
             made = self.scratch.append(source.op, inputs, source.params, source.loc)
         else:
             branches = tuple(_adding(branch, index) for branch in source.params["branches"])
@@ -252,127 +233,13 @@ class _Sums:
             return builder.finish([new[self._now(x)] for x in graph.outputs], graph.origin)
 
 
-def is_sparse(x: Node, uses: Tally[Node]) -> bool:
-    """Whether `x` is zero but in a few places, and read once."""
-    while x.op.name == "scatter_add" and uses[x] == 1:
-        x = x.inputs[0]
-        if _is_zero(x):
-            return True
-    if uses[x] != 1:
-        return False
-    if x.op.name == "scatter":
-        return _is_zero(x.inputs[0]) and not any(index.shape for index in x.inputs[2:])
-    if x.op.name == "transpose":
-        (y,) = x.inputs
-        return (
-            y.op.name == "scatter_add"
-            and uses[y] == 1
-            and _is_zero(y.inputs[0])
-            and not any(index.shape for index in y.inputs[2:])
-        )
-    return (
-        x.op.name == "pad"
-        and x.params["value"] == 0
-        and x.inputs[0].type.size * _SMALL <= x.type.size
-    )
-
-
-def added(total: Node, x: Node) -> Node:
-    """`total` plus a sparse `x`, in place."""
-    name = x.op.name
-    if name == "pad":
-        return _added_to_slice(total, x)
-    if name == "transpose":
-        _, value, *indices = x.inputs[0].inputs
-        return OPS["scatter_add"](total, value, *_across(value, indices, x.params["axes"]))
-    base, value, *indices = x.inputs
-    if not _is_zero(base):
-        total = added(total, base)
-    return OPS["scatter_add"](total, value, *indices)
-
-
-def _across(value: Node, indices: Sequence[Node], axes: tuple[int, ...]) -> list[Node]:
-    """One index for each axis of a transposed tensor, where `indices` are for the first axes of the
-    tensor itself and `value` covers the others.
-    """
-    found = []
-    for axis in axes:
-        if axis < len(indices):
-            found.append(indices[axis])
-            continue
-        axis -= len(indices)
-        thin = tuple(n if i == axis else 1 for i, n in enumerate(value.shape))
-        found.append(OPS["iota"](shape=thin, axis=axis, dtype=int64))
-    return found
-
-
-def _window(x: Node) -> dict[str, Any]:
-    """Where the elements of its operand are in a `pad`, as parameters of `slice`."""
-    (value,) = x.inputs
-    low, interior = x.params["low"], x.params["interior"]
-    strides = tuple(gap + 1 for gap in interior)
-    limits = tuple(
-        start + max((n - 1) * stride + 1, 0)
-        for start, n, stride in zip(low, value.shape, strides, strict=True)
-    )
-    return {"starts": low, "limits": limits, "strides": strides}
-
-
-def _place_of(x: Node) -> Hashable:
-    """The only place where `x` is not zero, if it is of that kind."""
-    if x.op.name == "pad" and x.params["value"] == 0:
-        return frozen_params(_window(x))
-    if x.op.name == "scatter_add" and _is_zero(x.inputs[0]):
-        return x.inputs[2:]
-    return None
-
-
-def _in_a_row(pads: Sequence[Node]) -> tuple[int, list[Node]] | None:
-    """The axis along which zero-padded values lie side by side, and the pads in that order; None if
-    they leave gaps or overlap.
-    """
-    shape = pads[0].shape
-    along = {
-        axis
-        for x in pads
-        for axis, (size, n) in enumerate(zip(shape, x.inputs[0].shape, strict=True))
-        if size != n
-    }
-    if len(along) != 1 or any(any(x.params["interior"]) or x.params["value"] for x in pads):
-        return None
-    (axis,) = along
-    ordered = sorted(pads, key=lambda x: x.params["low"][axis])
-    at = 0
-    for x in ordered:
-        if x.params["low"][axis] != at:
-            return None
-        at += x.inputs[0].shape[axis]
-    return (axis, ordered) if at == shape[axis] else None
-
-
-def _zeroed(x: Node) -> Hashable:
-    """The place where `x` was set to zero, if that is what it is."""
-    if x.op.name == "update_slice" and _is_zero(x.inputs[1]):
-        return frozen_params(x.params)
-    if x.op.name == "scatter" and _is_zero(x.inputs[1]):
-        indices = x.inputs[2:]
-        return None if any(index.shape for index in indices) else indices
-    return None
-
-
-def _added_to_slice(total: Node, x: Node) -> Node:
-    (value,) = x.inputs
-    where = _window(x)
-    return OPS["update_slice"](total, OPS["slice"](total, **where) + value, **where)
-
-
 def _adding(branch: Graph, index: int) -> Graph:
     """The branch with one operand more, to which its result `index` is added."""
     with Builder(branch.name) as builder:
         inputs = [builder.input(x.type, x.params["name"], x.loc) for x in branch.inputs]
         total = builder.input(branch.outputs[index].type, "sum")
         outputs = list(inline(builder, branch, inputs))
-        outputs[index] = total if _is_zero(outputs[index]) else total + outputs[index]
+        outputs[index] = total if is_zero(outputs[index]) else total + outputs[index]
         return builder.finish(outputs, branch.origin)
 
 
@@ -381,7 +248,7 @@ def _is_sparse_in_branches(x: Node) -> bool:
         return False
     for branch in x.inputs[0].params["branches"]:
         result = branch.outputs[x.params["index"]]
-        if _is_zero(result) or is_sparse(result, uses_of(branch)):
+        if is_zero(result) or is_sparse(result, uses_of(branch)):
             return True
     return False
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import dataclass, field
 
-from tracegrad.ir.accumulation import uses_of
 from tracegrad.ir.control_passes import rewrite_control
 from tracegrad.ir.graph import Graph, Node, scalar_value
 from tracegrad.ir.loop_reduction import Results
@@ -24,6 +23,7 @@ from tracegrad.ir.loops import Loop, LoopBuilder, Made
 from tracegrad.ir.op import OPS
 from tracegrad.ir.ops.contraction import matmul
 from tracegrad.ir.ops.control import item, while_loop
+from tracegrad.ir.sparse import uses_of
 
 # Products with more rows than this gain nothing, and what is stacked takes no more bytes than this.
 _ROWS = 128

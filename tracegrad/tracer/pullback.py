@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.ir.differentiate import pullback, vjp_graph, zeros
+from tracegrad.ir.differentiate import pullback, zeros
 from tracegrad.ir.graph import Builder, Graph, Node
 from tracegrad.ir.op import Array, Op
 from tracegrad.ir.types import TensorType
+from tracegrad.ir.vjp_graphs import vjp_graph
 
 # What an input of the graph is: the cotangent, its mask, the output, or (X + i) input i.
 G = 0
