@@ -42,6 +42,8 @@ demo: $(VENV)/.stamp-examples
 	$(BIN)/python examples/linear_regression.py
 	$(BIN)/python examples/digits.py
 	$(BIN)/python examples/control_flow.py
+	$(BIN)/python examples/fit_differential_equation.py
+	$(BIN)/python examples/contact_simulation.py
 
 test: $(VENV)/.stamp-test
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal --ignore=tests/reference $(PYTEST_FLAGS)
