@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.codegen.cpu import Launch
+from tracegrad.codegen.text import Launch
 from tracegrad.codegen.legalize import legalize
 from tracegrad.codegen.schedule import schedule
 from tracegrad.codegen.steps import Buffer

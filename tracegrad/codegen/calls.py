@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 
-from tracegrad.codegen.cpu import HEADER, Launch, Slot
 from tracegrad.codegen.steps import Call
+from tracegrad.codegen.text import HEADER, Launch, Slot
 
 _LINES = """\
     source = pointer_{source}(pointers, word(table, 0))

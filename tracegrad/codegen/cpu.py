@@ -9,20 +9,15 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from tracegrad.codegen.affine import Affine
 from tracegrad.codegen.formula import REGISTER, expression
 from tracegrad.codegen.lowering import Address, Block, Fold, Let, Lowered, Store
-from tracegrad.codegen.steps import Buffer
+from tracegrad.codegen.text import Launch, Text
 from tracegrad.ir.types import DType, float64
 from tracegrad.ir.types import bool_ as boolean
-
-HEADER = (
-    "from tracegrad.codegen.primitives import *\n\n\ndef kernel(pointers, table, start, stop):\n"
-)
 
 # A float accumulator takes so many elements before it is added to the row's total, which is in
 # float64: short
@@ -34,89 +29,6 @@ STRIP = 2048
 
 # Integers up to this are part of the text of control flow.
 _SMALL = 8
-
-Slot = tuple[str, Any]
-
-
-@dataclass
-class Launch:
-    """A kernel's text, the words it needs, and how far its outermost loop runs.
-
-    A word is ("buffer", Buffer), ("view", View) for a buffer from the view's offset on, or ("int",
-    n); `extent` steps of the outermost loop, each of about `work` elements.
-    """
-
-    source: str
-    words: list[Slot]
-    extent: int
-    work: int
-
-
-class Text:
-    """The text of one function: what it reads from its table at the start, then its statements.
-
-    `written`: the buffers that it stores to.
-    """
-
-    def __init__(self, written: set[Buffer]) -> None:
-        self.words: list[Slot] = []
-        self.head: list[str] = []
-        self.body: list[str] = []
-        self.pointers: dict[Buffer, str] = {}
-        self.written = written
-
-    def word(self, kind: str, value: Any) -> int:
-        """The position of a new word of the table."""
-        self.words.append((kind, value))
-        return len(self.words) - 1
-
-    def integer(self, value: int, hint: str) -> str:
-        """A name for an integer that is a word of the table."""
-        position = self.word("int", value)
-        name = f"{hint}{position}"
-        self.head.append(f"{name} = word(table, {position})")
-        return name
-
-    def size(self, value: int, hint: str, of: Hashable) -> str:
-        """A name for a size or stride that is the same wherever `of` is the same."""
-        return self.integer(value, hint)
-
-    def pointer(self, buffer: Buffer) -> str:
-        """A name for the address of a buffer."""
-        name = self.pointers.get(buffer)
-        if name is None:
-            position = self.word("buffer", buffer)
-            name = f"p{position}"
-            number = sum(x in self.written for x in self.pointers)
-            if buffer in self.written and number < 16:
-                call = f"output_{buffer.dtype.short}(pointers, word(table, {position}), {number})"
-            else:
-                call = f"pointer_{buffer.dtype.short}(pointers, word(table, {position}))"
-            self.head.append(f"{name} = {call}")
-            self.pointers[buffer] = name
-        return name
-
-    def register(self, buffer: Buffer) -> str | None:
-        """The value of a buffer that is a local variable; None for one in memory."""
-        return None
-
-    def assign(self, buffer: Buffer, value: str) -> str | None:
-        """The statement that gives a local variable its value; None for a buffer in memory."""
-        return None
-
-    def is_written(self, buffer: Buffer) -> bool:
-        """Whether a load from `buffer` may meet a store of this function."""
-        return buffer in self.written
-
-    def line(self, depth: int, text: str) -> None:
-        """Add a statement."""
-        self.body.append("    " * depth + text)
-
-    @property
-    def source(self) -> str:
-        head = "".join(f"    {line}\n" for line in self.head)
-        body = "".join(f"    {line}\n" for line in self.body)
-        return HEADER + head + body
 
 
 def emit(lowered: Lowered) -> Launch:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 
 from tracegrad.codegen.affine import View
-from tracegrad.codegen.control import exchanged, loops_within
-from tracegrad.codegen.cpu import KernelPrinter, Launch, Slot, Text
+from tracegrad.codegen.blocks import exchanged, loops_within
+from tracegrad.codegen.cpu import KernelPrinter
 from tracegrad.codegen.inlining import inlined
 from tracegrad.codegen.lowering import lower
 from tracegrad.codegen.steps import (
@@ -26,6 +26,7 @@ from tracegrad.codegen.steps import (
     Row,
     Step,
 )
+from tracegrad.codegen.text import Launch, Slot, Text
 
 LaunchOf = Callable[[Step, Block], Launch]
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from tracegrad.codegen.affine import View
 from tracegrad.codegen.calls import emit_call
-from tracegrad.codegen.cpu import Launch, emit
+from tracegrad.codegen.cpu import emit
+from tracegrad.codegen.text import Launch
 from tracegrad.codegen.gemm import BatchAxis, Matrix, gemm_source, gemm_table
 from tracegrad.codegen.legalize import legalize
 from tracegrad.codegen.lowering import lower
