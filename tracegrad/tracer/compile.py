@@ -304,9 +304,11 @@ class CompiledFunction(Inspection):
                     script = ()
                 except RollFailedError as failure:
                     disabled[failure.key] = failure.reason
+                    # The outcomes are those of another way to trace the function.
+                    script = ()
                     if failure.for_good:
                         found.loops.unrolled[failure.key] = failure.reason
-        found.add(trace, recorder, survey, leaves)
+        found.add(trace, recorder, survey, leaves, supersedes=bool(disabled))
         inputs = found.objects(recorder, leaves)
         found.forget_tensors()
         recorder.close()

@@ -31,7 +31,8 @@ class Spot:
     copies   the instructions that the compiler made of the one condition: `while` tests before the
              loop and once more at its end.
     offsets  the instructions of the loop.
-    fors     the heads of the `for` loops around it, which have a position of their own.
+    fors     the heads of the `for` loops around it, which have a position of their own, and the
+             variable that each sets.
     refusal  why the loop cannot be rolled, if it cannot.
     """
 
@@ -39,17 +40,23 @@ class Spot:
     offset: int
     copies: frozenset[int]
     offsets: frozenset[int]
-    fors: tuple[int, ...]
+    fors: tuple[tuple[int, str | None], ...]
     refusal: str | None
 
-    def leaves(self, offset: int, outcome: bool) -> bool:
-        """Whether the loop is left when the condition at `offset` comes out so."""
-        return not any(x in self.offsets for x in self.code.ways_on(offset)[outcome])
+    def leaves(self, outcome: bool) -> bool:
+        """Whether the loop is left when the condition comes out so."""
+        return not any(x in self.offsets for x in self.code.ways_on(self.offset)[outcome])
 
-    def escapes(self, offset: int, outcome: bool, head: int) -> bool:
-        """Whether control may come to the `for` loop at `head` before it is back at the site."""
-        starts = self.code.ways_on(offset)[outcome]
-        return self.code.reaches(starts, [head], self.copies)
+    def escapes(self, outcome: bool) -> list[int]:
+        """The heads of `for` loops around that control may come to before it is back at the site,
+        when the condition comes out so, and that set no variable by which that could be told.
+        """
+        starts = self.code.ways_on(self.offset)[outcome]
+        return [
+            head
+            for head, variable in self.fors
+            if variable is None and self.code.reaches(starts, [head], self.copies)
+        ]
 
     @property
     def line(self) -> int:
@@ -97,8 +104,18 @@ def _spot_at(code: Code, offset: int) -> Spot | None:
     for loop in around[1:]:
         if not code.is_for(loop) and _is_entry(code, loop, inner):
             offsets |= loop.offsets
-    fors = tuple(loop.header for loop in around if code.is_for(loop))
+    fors = tuple((loop.header, _variable(code, loop)) for loop in around if code.is_for(loop))
     return Spot(code, place, copies, offsets, fors, _refusal(code, place, inner, offsets))
+
+
+def _variable(code: Code, loop: Loop) -> str | None:
+    """A local variable that a `for` loop sets for each item."""
+    step = code.steps[code.following[loop.header]]
+    while step.opname == "UNPACK_SEQUENCE":
+        step = code.steps[code.following[step.offset]]
+    if step.opname.startswith("STORE_FAST"):
+        return str(step.argval[0] if isinstance(step.argval, tuple) else step.argval)
+    return None
 
 
 def _copies(code: Code, offset: int) -> frozenset[int]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from tracegrad.ir.ops.control import while_loop
 from tracegrad.ir.types import BY_NUMPY, TensorType, category
+from tracegrad.log import log
 from tracegrad.tracer.bounds import require_none, watched
 from tracegrad.tracer.checkpoints import Checkpoint, Content
 from tracegrad.tracer.control import apply_control, control_graph
@@ -73,6 +74,7 @@ class Visit:
         self.position = 0
         self.nodes = recorder.size
         self.key: Hashable = None
+        self.around: list[Any] = []
         self.counts = Counts()
 
 
@@ -131,16 +133,11 @@ class LoopVisit:
 
     def hidden(self, followed: State) -> tuple[Any, Any]:
         """State that is in no variable: objects to keep, and what is equal if they stay."""
-        ranges = [
-            (key, counter.steps)
-            for key, counter in self.rolling.ranges.items()
-            if counter.site is not self.site
-        ]
         shown: set[str] = set()
         for frame in self.frames:
             shown.update((*frame.f_code.co_cellvars, *frame.f_code.co_freevars))
         objects, marks = self.rolling.places.look(followed.first, shown)
-        return objects, (ranges, marks)
+        return objects, marks
 
     def give_up(self, reason: str) -> None:
         """Leave the site alone."""
@@ -151,6 +148,7 @@ class LoopVisit:
     def fail(self, reason: str) -> None:
         """The site did not fit this time."""
         self.reason = reason
+        log("trace", lambda: f"the loop at {self.site.name}:{self.site.line} did not fit: {reason}")
         self.site.reset()
         self.site.failures += 1
         if self.site.failures >= _PATIENCE:
@@ -647,6 +645,10 @@ class Condition(LoopVisit):
         if now is None:
             return ask()
         now.condition = tensor
+        now.around = self._around()
+        if site.previous is not None and site.previous.around != now.around:
+            # A loop around has come to its next item.
+            site.reset()
         code = self.try_closing(now)
         if code is None:
             code = self.begin_as_known(now)
@@ -659,12 +661,28 @@ class Condition(LoopVisit):
         outcome = ask()
         if self._leaves(outcome):
             site.reset()
+        elif any((id(self.frames[0]), head) not in self.rolling.ranges for head in self.spot.escapes(outcome)):
+            self.give_up("the `for` loop around it can go on without its condition being asked for")
         elif carries is not None:
             self.cut(now, carries, outcome)
         return outcome
 
+    def _around(self) -> list[Any]:
+        """Which items the `for` loops around are at."""
+        frame = self.frames[0]
+        found: list[Any] = []
+        for head, variable in self.spot.fors:
+            counter = self.rolling.ranges.get((id(frame), head))
+            if counter is not None:
+                found.append(counter.steps)
+            elif variable is not None:
+                item = frame.f_locals.get(variable)
+                self.rolling.kept.append(item)
+                found.append(id(item))
+        return found
+
     def _leaves(self, outcome: bool) -> bool:
-        return self.spot.leaves(self.spot.code.at(self.frames[0]), outcome)
+        return self.spot.leaves(outcome)
 
     def bounds(self, start: Visit, body: Body) -> tuple[Tensor, Tensor]:
         """A loop without a limit, as long as its condition has the outcome that all paths have."""

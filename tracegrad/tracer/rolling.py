@@ -109,7 +109,8 @@ class Rolling:
         # Loop nodes and visits so far, and numbers of carried values.
         self.counts = Counts()
         self._dropped: dict[int, Site] = {}
-        self._kept: list[Node] = []
+        # Identities are compared, so what has one stays alive.
+        self.kept: list[Any] = []
 
     def close(self) -> None:
         """Forget all frames and tensors."""
@@ -117,7 +118,7 @@ class Rolling:
         self.leaders.clear()
         self.ranges.clear()
         self._dropped.clear()
-        self._kept.clear()
+        self.kept.clear()
 
     # ------------------------------------------------------------------ conditions
 
@@ -176,6 +177,10 @@ class Rolling:
             trial = site.trial
             assert trial is not None
             if self.recorder.depends_on(value, trial.refs):
+                if site.paths:
+                    # Only a rare iteration asks, which may be the last: it is left as it is.
+                    site.reset()
+                    continue
                 inside = self.is_inside(site)
                 asked = f"{kind}() of a value that it carries"
                 raise RollFailedError(
@@ -219,7 +224,7 @@ class Rolling:
             nodes = segments[number].builder.nodes
             for node in nodes[to.position if number == to.segment else 0 :]:
                 self._dropped[id(node)] = site
-                self._kept.append(node)
+                self.kept.append(node)
         roll_back(self.recorder, to)
         assert site.start is not None
         self.counts = replace(site.start.counts)

@@ -64,11 +64,16 @@ class Specialisation:
         recorder: Recorder,
         survey: Survey,
         leaves: Sequence[Any],
+        *,
+        supersedes: bool = False,
     ) -> None:
-        """Put a trace into the tree, and what it depends on among the checks."""
+        """Put a trace into the tree, and what it depends on among the checks.
+
+        `supersedes`: loops are rolled in another way than before, so that paths that do not fit go.
+        """
         inputs = recorder.inputs
         rolled = recorder.rolling is not None and bool(recorder.rolling.rolled)
-        self.tree.extend(trace, supersedes=rolled)
+        self.tree.extend(trace, supersedes=rolled or supersedes)
         taken = [item.tensor._array for item in inputs if isinstance(item.tensor, Tensor)]
         paths = {item.path for item in inputs}
         unread = [
