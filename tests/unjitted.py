@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.codegen.text import Launch
 from tracegrad.codegen.legalize import legalize
 from tracegrad.codegen.schedule import schedule
 from tracegrad.codegen.steps import Buffer
+from tracegrad.codegen.text import Launch
 from tracegrad.ir.graph import Graph
 from tracegrad.runtime.executor import launch_of
 

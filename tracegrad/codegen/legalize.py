@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from tracegrad.codegen.schedule import BLOCK, LARGE, MIN_ROWS
+from tracegrad.codegen.fusion import LARGE, MIN_ROWS
+from tracegrad.codegen.schedule import BLOCK
 from tracegrad.ir.graph import Builder, Graph, Node, scalar_value
 from tracegrad.ir.op import OPS
 from tracegrad.ir.ops.control import graphs_of, is_control, with_graphs

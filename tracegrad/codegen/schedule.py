@@ -10,7 +10,6 @@ is linear.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,6 +25,7 @@ from tracegrad.codegen.affine import (
     squeeze,
     through,
 )
+from tracegrad.codegen.fusion import fits
 from tracegrad.codegen.in_place import Updates, plan_updates
 from tracegrad.codegen.pieces import Piece, pieces_of
 from tracegrad.codegen.placement import (
@@ -44,7 +44,6 @@ from tracegrad.codegen.steps import (
     Root,
     Schedule,
     Step,
-    is_column,
     squeezed_axes,
 )
 from tracegrad.ir.graph import Builder, Graph, Node
@@ -57,9 +56,6 @@ LOOK_BACK = 8
 MAX_ROOTS = 24
 # Nor does one kernel compute more than this many ops: LLVM's time grows faster beyond.
 MAX_OPS = 320
-# A row kernel of fewer rows than this runs its passes on one thread, which large rows should not.
-MIN_ROWS = 8
-LARGE = 1 << 16
 # Words that describe the memory of a stack, see `primitives.regions`.
 ARENA_WORDS = 8
 # Elements that one block of a whole-array reduction covers.
@@ -408,75 +404,9 @@ class Scheduler:
                 continue
             if step.ops + ops > MAX_OPS:
                 continue
-            if self.fits(step, domain, axes, reads, reduction):
+            if fits(step, domain, axes, reads, reduction, self.step_of):
                 return step
         return None
-
-    def fits(
-        self,
-        kernel: Kernel,
-        domain: Shape,
-        axes: tuple[int, ...] | None,
-        reads: list[Read],
-        reduction: str,
-    ) -> bool:
-        """Whether a root over `domain` may be computed in `kernel`, given what it reads."""
-        inner = kernel.domain == domain
-        if axes is not None:
-            if not inner or kernel.axes not in (None, axes):
-                return False
-            if is_column(domain, axes) and reduction in ("argmax", "argmin"):
-                return False
-        outer = not inner and axes is None and kernel.axes is not None and kernel.rows == domain
-        if not (inner or outer):
-            return False
-        related = False
-        for x, index in reads:
-            if self.step_of[x] != kernel.position:
-                continue
-            related = True
-            made = next((root for root in kernel.roots if root.node is x), None)
-            if made is None or index is None or (made.value is not made.node and not made.fold):
-                # Written in pieces, or read at an index that is not the element's own.
-                return False
-            row_level = made.fold or (
-                kernel.axes is not None and squeeze(made.value.shape) != kernel.domain
-            )
-            if row_level:
-                if inner and not self.passes_pay(kernel, axes):
-                    return False
-                loops = kernel.kept if inner else tuple(range(len(domain)))
-            else:
-                if outer:
-                    return False
-                loops = tuple(range(len(domain)))
-            if not _reads_own(x.shape, index, loops):
-                return False
-        return related or inner
-
-    def passes_pay(self, kernel: Kernel, axes: tuple[int, ...] | None) -> bool:
-        """Whether a further pass over each row may go into the same kernel."""
-        chosen = kernel.axes or axes or ()
-        if is_column(kernel.domain, chosen):
-            return False
-        rows = math.prod(kernel.rows)
-        return rows >= MIN_ROWS or math.prod(kernel.domain) <= LARGE
-
-
-def _reads_own(shape: Shape, index: Index, loops: Shape) -> bool:
-    """Whether `index` is exactly the given loops in order: the element (or row) that is being
-    computed.
-    """
-    wanted = iter(loops)
-    for size, entry in zip(shape, index, strict=True):
-        if size == 1:
-            continue
-        loop = next(wanted, None)
-        if loop is None or entry.const != 0:
-            return False
-        if any(coef != int(k == loop) for k, coef in enumerate(entry.coefs)):
-            return False
-    return next(wanted, None) is None
 
 
 def suits_gemm(view: View) -> bool:
