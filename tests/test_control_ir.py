@@ -7,9 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import tracegrad.ir.ops  # noqa: F401  (registers every op)
 from tests.gradient_check import check_gradient
+from tests.random_graphs import inputs_of
+from tests.random_loops import looped_graphs
 from tests.test_partition import assert_same
 from tracegrad.ir.checkpointing import within_budget
 from tracegrad.ir.differentiate import gradient_graph
@@ -336,3 +340,24 @@ def test_a_budget_bounds_what_is_saved(budget: int) -> None:
 def test_a_loop_that_fits_is_left_alone() -> None:
     graph, _ = program("power")
     assert within_budget(graph, 10**6) is graph or "remat" not in str(within_budget(graph, 10**6))
+
+
+@given(looped_graphs())
+def test_random_loops_to_second_order(graph: Graph) -> None:
+    check_gradient(graph, inputs_of(graph), directions=1)
+
+
+@given(looped_graphs())
+def test_passes_keep_the_meaning_of_random_loops(graph: Graph) -> None:
+    arrays = inputs_of(graph)
+    better = optimize(graph)
+    verify(better)
+    for a, b in zip(interpret(graph, arrays), interpret(better, arrays), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-12, atol=1e-12)
+
+
+@given(looped_graphs(), st.integers(1, 200))
+def test_random_loops_cut_within_a_budget(graph: Graph, budget: int) -> None:
+    arrays = inputs_of(graph)
+    assert_same(graph, arrays)
+    assert_same(within_budget(graph, budget), arrays)
