@@ -1,7 +1,8 @@
 """The rows of `docs/conventions.md`, each as a small test, in eager and in compiled code."""
 
-from __future__ import annotations
+from __future__ import types
 
+import enum
 import math
 import random
 import re
@@ -422,6 +423,41 @@ def test_python_runs_only_while_tracing() -> None:
     (warning,) = caught
     assert "counts['calls']: 0 -> 1" in str(warning.message)
     assert warning.filename == __file__
+
+
+def test_a_number_argument_is_a_number() -> None:
+    function = tg.compile(lambda n, rate: (isinstance(n, int), isinstance(rate, float), n * rate))
+    for n, rate in ((1, 0.5), (2, 0.25)):
+        assert function(n, rate) == (True, True, n * rate)
+    assert function.statistics.traces == 1
+
+
+def test_what_the_code_reads_is_a_guard() -> None:
+    class Sign(enum.Enum):
+        PLUS = 1
+        MINUS = -1
+
+    holder = types.SimpleNamespace(sign=Sign.PLUS)
+    function = tg.compile(lambda x: x * holder.sign.value)
+    for sign in (Sign.PLUS, Sign.MINUS, Sign.PLUS):
+        holder.sign = sign
+        assert function(tg.ones(())).item() == sign.value
+    assert function.statistics.traces == 2
+
+
+def test_an_exception_on_a_branch() -> None:
+    def checked(x: tg.Tensor) -> tg.Tensor:
+        x.add_(1)
+        assert x.sum() < 10, f"{x.sum():.0f} is too large"
+        return x
+
+    function = tg.compile(checked)
+    function(tg.ones(1))
+    for value in (10.0, 20.0):
+        x = tg.tensor([value])
+        with pytest.raises(AssertionError, match=f"{value + 1:.0f} is too large"):
+            function(x)
+        assert x.item() == value
 
 
 def test_text_of_a_traced_tensor() -> None:

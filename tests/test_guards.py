@@ -348,6 +348,28 @@ def test_past_the_limit_a_loop_is_never_run_eagerly():
 # ----------------------------------------------------------------- numbers as arguments are numbers
 
 
+def test_a_number_argument_is_a_number_for_python_too():
+    def kinds(x, n, rate):
+        n += 1
+        found = [isinstance(n, int), isinstance(rate, float), isinstance(n, bool)]
+        found += [isinstance(rate, int), isinstance(n * 2, int), isinstance(n / 2, float)]
+        match n:
+            case int():
+                found.append("int")
+            case _:
+                found.append("other")
+        return x * n * rate, found
+
+    f = tg.compile(kinds)
+    x = tg.ones(2)
+    for n, rate in ((1, 2.0), (2, 0.5), (5, 3.0)):
+        result, found = f(x, n, rate)
+        expected, known = kinds(x, n, rate)
+        assert result.tolist() == expected.tolist()
+        assert found == known
+    assert traces_of(f) == 1
+
+
 def test_a_number_argument_is_counted_up_as_a_number():
     def counted(x, n, rate):
         n += 1

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 import weakref
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from tracegrad.ir.op import Array, Op
 from tracegrad.ir.types import BY_NUMPY, DType, TensorType
 from tracegrad.tracer.device import Device, cpu
 from tracegrad.tracer.hooks import Hooks, Registration
-from tracegrad.tracer.location import locate
+from tracegrad.tracer.location import PACKAGE, locate
 from tracegrad.tracer.state import state
 from tracegrad.tracer.storage import Storage
 
@@ -51,6 +52,9 @@ class Size(tuple[int, ...]):
 def tensor_type(dtype: np.dtype[Any], shape: tuple[int, ...]) -> TensorType:
     """The IR type of arrays of this dtype and shape."""
     return TensorType(BY_NUMPY[dtype], shape)
+
+
+_NUMBERS: dict[str, type] = {"b": bool, "i": int, "f": float}
 
 
 class Tensor:
@@ -97,6 +101,15 @@ class Tensor:
     _post_hooks: Hooks | None = None
     _retains_grad: bool = False
     _accumulator: weakref.ref[AccumulateGrad] | None = None
+
+    def _apparent_class(self) -> type:
+        if self._weak and not sys._getframe(1).f_code.co_filename.startswith(PACKAGE):
+            return _NUMBERS[self._array.dtype.kind]
+        return type(self)
+
+    # A number given to a compiled function is a tensor there. For `isinstance` and `match` in the
+    # user's own code it is still the int or the float that it stands for.
+    __class__ = property(_apparent_class)
 
     # NumPy's operators give way to ours.
     __array_priority__ = 1000
