@@ -148,7 +148,7 @@ def save_plot(result: Result, data: np.ndarray) -> None:
     for column, name, colour in ((0, "hares", "C0"), (1, "lynxes", "C3")):
         left.plot(years, data[:, column], "o", color=colour, label=f"{name}, data")
         left.plot(years, result.fitted[:, column], color=colour, label=f"{name}, model")
-    left.set(xlabel="year", ylabel="pelts (thousands)")
+    left.set(xlabel="year", ylabel="pelts (thousands)", xticks=years[::5])
     left.legend()
     right.semilogy(result.losses)
     right.set(xlabel="step", ylabel="loss")
