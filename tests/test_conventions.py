@@ -1,11 +1,12 @@
 """The rows of `docs/conventions.md`, each as a small test, in eager and in compiled code."""
 
-from __future__ import types
+from __future__ import annotations
 
 import enum
 import math
 import random
 import re
+import types
 import warnings
 from collections.abc import Callable
 from pathlib import Path
