@@ -653,6 +653,13 @@ def test_what_a_body_cannot_do():
     fails(TraceError, loop(asks), x, match="bool.*tg.fori_loop.*tg.cond", eager=False)
     fails(TraceError, loop(lambda i, y: y * y[0].item()), x, match="item", eager=False)
     fails(TraceError, loop(writes), x, match="in place.*carry", eager=False)
+    fails(
+        TraceError,
+        lambda x: tg.cond(x[0] > 0, lambda: draws(0, x), lambda: x),
+        x,
+        match="random",
+        eager=False,
+    )
     fails(TraceError, lambda x: loop(keeps)(x) + kept.pop(), x, match="outside", eager=False)
     same(outer, np.zeros(2))
 
@@ -697,3 +704,61 @@ def test_an_index_goes_out_of_range_on_replay():
         f(v, 5)
     assert f(v, 2).item() == 2.0
     assert f.statistics.traces == 1
+
+
+# ----------------------------------------------------------------------------------- random numbers
+
+
+def noisy(x):
+    start = tg.rand(2)
+
+    def body(i, y):
+        y = y + tg.randn(2) * i
+        y = tg.fori_loop(0, 2, lambda j, z: z + tg.rand(2), y)
+        return y * tg.rand(2)
+
+    y = tg.fori_loop(1, 4, body, x + start)
+
+    def step(c, s):
+        return c + tg.rand(()), tg.rand(3) * s
+
+    return y + tg.rand(2), *tg.scan(step, tg.zeros(()), tg.arange(3.0), reverse=True), tg.rand(1)
+
+
+def test_compiled_loops_draw_the_numbers_of_eager_ones():
+    compiled = tg.compile(noisy)
+    tg.manual_seed(3)
+    expected = [noisy(tg.zeros(2)) for _ in range(3)]
+    end = tg.get_rng_state().tolist()
+    tg.manual_seed(3)
+    for values in expected:
+        same(compiled(tg.zeros(2)), values, 1e-6)
+    assert tg.get_rng_state().tolist() == end
+    assert compiled.statistics.traces == 1
+
+
+def test_a_loop_may_follow_a_seed():
+    def seeded(x):
+        tg.manual_seed(5)
+        return noisy(x)
+
+    compiled = tg.compile(seeded)
+    expected = seeded(tg.zeros(2))
+    for _ in range(2):
+        same(compiled(tg.zeros(2)), expected, 1e-6)
+
+
+def test_gradients_through_noise():
+    def f(x):
+        return tg.fori_loop(0, 4, lambda i, y: (y * tg.randn(2, dtype=F64)).sin(), x).sum()
+
+    tg.manual_seed(1)
+    expected = tg.grad(f)(t([0.3, 0.7]))
+    tg.manual_seed(1)
+    same(tg.compile(tg.grad(f))(t([0.3, 0.7])), expected)
+
+
+def test_draws_whose_number_is_not_known_before_are_refused():
+    f = tg.compile(lambda x, n: tg.fori_loop(0, n, lambda i, y: y + tg.rand(2), x))
+    with pytest.raises(TraceError, match=r"random.*tg\.scan.*test_control_flow"):
+        f(tg.zeros(2), 3)

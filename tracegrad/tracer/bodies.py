@@ -12,6 +12,7 @@ from tracegrad.errors import GradError
 from tracegrad.ir.graph import Graph, Node, reachable
 from tracegrad.ir.op import INPUT, OPS
 from tracegrad.ir.ops.control import FLAG
+from tracegrad.tracer.body_draws import BodyDraws
 from tracegrad.tracer.bounds import Requirement, any_outside, remember
 from tracegrad.tracer.control import apply_whole
 from tracegrad.tracer.state import state
@@ -46,6 +47,7 @@ class Body:
     outputs   the nodes of its results, which are `results`.
     fault     the node of a flag, true where one of `requirements` does not hold; None if it has
               none.
+    drawn     how many random numbers a run draws.
     """
 
     nodes: tuple[Node, ...]
@@ -55,6 +57,7 @@ class Body:
     results: list[Tensor]
     requirements: list[Requirement]
     fault: Node | None
+    drawn: int = 0
 
     def graph(self, name: str, inputs: Sequence[Node], outputs: Sequence[Node]) -> Graph:
         """The body as a graph, its inputs and outputs in the order of the op that runs it."""
@@ -74,11 +77,15 @@ def trace_body(
     form: str,
     *,
     carries_fault: bool = False,
+    trips: int | None = None,
+    reverse: bool = False,
 ) -> Body:
     """Run `function` on stand-ins with the values of `likes` and keep what it does as a graph.
 
     A recorder is active. `form` is how the user's program calls this, for errors. With
     `carries_fault` the fault is that of all runs: then the last of `inputs` is its value before.
+    `trips`: it is the body of a loop that runs so often, `reverse` perhaps, and that gives it the
+    position first; then it may draw random numbers.
     TraceError where the function asks for a value or changes what it did not make.
     """
     recorder = cast("Recorder", state.recorder)
@@ -92,6 +99,9 @@ def trace_body(
                 tensor = _stand_in(like)
                 inputs.append(recorder.enter(tensor, name, tensor._requires_grad))
                 stand_ins.append(tensor)
+            draws = None
+            if trips is not None:
+                draws = BodyDraws(recorder, scope, stand_ins[0], trips, reverse)
             results = list(function(stand_ins))
             outputs = [recorder.node_of(x) for x in results]
         finally:
@@ -106,10 +116,17 @@ def trace_body(
                 flags.insert(0, earlier)
             with builder:
                 fault = any_outside(flags)
-        nodes = tuple(builder.nodes)
-        return Body(
-            nodes, inputs, scope.operands, outputs, results, list(scope.requirements), fault
-        )
+    drawn, counters = (0, []) if draws is None else draws.finish()
+    return Body(
+        tuple(builder.nodes),
+        inputs,
+        [*scope.operands, *counters],
+        outputs,
+        results,
+        list(scope.requirements),
+        fault,
+        drawn,
+    )
 
 
 def computed_outside(recorder: Recorder, scope: Scope, value: Value) -> Tensor | None:

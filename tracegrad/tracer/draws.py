@@ -37,6 +37,18 @@ class Draws:
         self._expected = after
         return None if self._reseeded else state[1] - self._start[1]
 
+    def ahead(self) -> int | None:
+        """How far ahead of the start the next draw is; None if the function chose the seed."""
+        state = default_generator.get_state()
+        if state != self._expected:
+            self._reseeded = True
+            self._expected = state
+        return None if self._reseeded else state[1] - self._start[1]
+
+    def catch_up(self) -> None:
+        """What the generator gave since the last draw was drawn by a loop."""
+        self._expected = default_generator.get_state()
+
     def mark(self) -> Hashable:
         """Equal for two times between which nothing was drawn."""
         return default_generator.get_state(), self._expected

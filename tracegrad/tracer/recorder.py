@@ -16,6 +16,7 @@ from tracegrad.ir.dependence import dependence
 from tracegrad.ir.graph import Builder, Graph, Literal, Node, inline, reachable
 from tracegrad.ir.op import CONSTANT, OPS, Op, _NonDifferentiable
 from tracegrad.ir.types import TensorType
+from tracegrad.runtime.random import default_generator
 from tracegrad.tracer import access, outcomes
 from tracegrad.tracer.access import Path
 from tracegrad.tracer.bounds import Limits, Requirement
@@ -45,6 +46,7 @@ from tracegrad.tracer.scopes import (
     written_outside,
 )
 from tracegrad.tracer.state import state
+from tracegrad.tracer.tensor import wrap
 from tracegrad.tracer.undo import UndoLog
 from tracegrad.tracer.views import freeze, memory_root, replay, write_back
 
@@ -131,6 +133,10 @@ class Recorder(InputTable):
         self._bind_new(tensor, value)
         assert value.node is not None
         return value.node
+
+    def value_for(self, node: Node) -> Value:
+        """A node of the segment that is being recorded, as a value without a gradient."""
+        return self._value(node, False)
 
     def node_of(self, tensor: Tensor) -> Node:
         """The node of a tensor in the segment that is being recorded."""
@@ -653,7 +659,7 @@ class Recorder(InputTable):
         if self.in_body:
             if self.scope.draw is None:
                 raise drawn_inside(self.scope)
-            self._bind_new(output, self.scope.draw(op, inputs, output))
+            self._bind_new(output, self.scope.draw(op, inputs, params, output))
             return
         ahead = self.draws.take(inputs[0], inputs[1], output)
         if ahead is None:
@@ -669,6 +675,37 @@ class Recorder(InputTable):
                 nodes[1] = self._append(OPS["add"], [nodes[1], step], {})
         node = self._append(op, nodes, params)
         self._bind_new(output, self._value(node, False))
+
+    def counters(self) -> tuple[Tensor, Tensor]:
+        """The seed and the offset of the next draw, as values of the trace."""
+        if self.in_body:
+            if self.scope.counters is None:
+                raise drawn_inside(self.scope)
+            return self.scope.counters()
+        ahead = self.draws.ahead()
+        seed, offset = [
+            wrap(np.asarray(number, np.int64)) for number in default_generator.get_state()
+        ]
+        if ahead is None:
+            self._bind_new(seed, self._constant(Literal(seed._array)))
+            self._bind_new(offset, self._constant(Literal(offset._array)))
+            return seed, offset
+        nodes = [
+            self._use(self._generator_value(kind, tensor))
+            for kind, tensor in (("seed", seed), ("offset", offset))
+        ]
+        if ahead:
+            step = self._emit_constant(Literal(np.asarray(ahead, np.int64)))
+            nodes[1] = self._append(OPS["add"], [nodes[1], step], {})
+        for tensor, node in zip((seed, offset), nodes, strict=True):
+            self._bind_new(tensor, self._value(node, False))
+        return seed, offset
+
+    def drawn(self, count: int) -> None:
+        """A loop drew `count` random numbers."""
+        default_generator.advance(count)
+        if not self.in_body:
+            self.draws.catch_up()
 
     def _generator_value(self, kind: str, tensor: Tensor) -> Value:
         path = access.of_generator(kind)

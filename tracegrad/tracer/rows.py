@@ -159,7 +159,9 @@ def _traced(
             stand_ins = [_stand_in(x) for x in tensors]
             inputs = [recorder.enter(x, f"x{i}", x._requires_grad) for i, x in enumerate(stand_ins)]
 
-            def drawn(op: Op, counters: Sequence[Tensor], output: Tensor) -> Value:
+            def drawn(
+                op: Op, counters: Sequence[Tensor], params: dict[str, Any], output: Tensor
+            ) -> Value:
                 _check_draw(counters, output, randomness)
                 value = scope.input(output._type, "random", False)
                 assert value.node is not None

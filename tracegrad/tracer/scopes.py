@@ -7,7 +7,7 @@ becomes an operand of it, through every body between.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tracegrad.errors import TraceError
 from tracegrad.ir.graph import Builder, Node
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from tracegrad.tracer.tensor import Tensor
 
 
+# The value of random numbers: of an op on a seed and an offset, with its parameters and its output.
+Draw = Callable[["Op", Sequence["Tensor"], dict[str, Any], "Tensor"], Value]
+
+
 class Scope:
     """The function, whose `outer` is None, or a body.
 
@@ -29,9 +33,10 @@ class Scope:
     operands  the tensors from around that the body reads, each with its node in the body.
     known     the body's own values of values from around, by identity.
     closed    the body is complete: its values mean nothing any more.
-    draw      of a function that is mapped over rows: the value of random numbers that an op made
-              from a seed and an offset.
-    shared    of such a function: the tensor outside for a value that is the same for all rows.
+    draw      the value of random numbers; None where none may be drawn.
+    counters  the seed and the offset of the next draw.
+    shared    the tensor outside for a value that depends on nothing of the body's own; None for
+              other values.
     """
 
     def __init__(self, name: str, outer: Scope | None = None, form: str = "") -> None:
@@ -46,7 +51,8 @@ class Scope:
         self.required: set[Hashable] = set()
         # Identities are keys here, so what has one stays alive.
         self.kept: list[Value] = []
-        self.draw: Callable[[Op, Sequence[Tensor], Tensor], Value] | None = None
+        self.draw: Draw | None = None
+        self.counters: Callable[[], tuple[Tensor, Tensor]] | None = None
         self.shared: Callable[[Value], Tensor | None] | None = None
 
     @property
@@ -120,8 +126,9 @@ def gradient_inside(scope: Scope) -> TraceError:
 def drawn_inside(scope: Scope) -> TraceError:
     """A body draws random numbers."""
     return _at_line(
-        f"a function given to {scope.form} draws random numbers: draw them before, for all "
-        "iterations, and pass them as xs or as an operand"
+        f"a function given to {scope.form} draws random numbers, and how many that will be is not "
+        "known before: draw them outside and pass them as an operand, or use tg.scan or a "
+        "tg.fori_loop between plain ints"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -14,7 +14,11 @@ from tracegrad.tracer.carries import LoopCall, Tree, returns_carry, settled, tre
 from tracegrad.tracer.control import apply_control, apply_with_fault
 from tracegrad.tracer.creation import as_tensor
 from tracegrad.tracer.dispatch import constant
+from tracegrad.tracer.state import state
 from tracegrad.tracer.tensor import Tensor
+
+if TYPE_CHECKING:
+    from tracegrad.tracer.recorder import Recorder
 
 # The limit of a loop that only its condition ends.
 _ENDLESS = np.int64(2**63 - 1)
@@ -53,6 +57,9 @@ def run(call: LoopCall) -> tuple[Any, Any]:
         results = apply_with_fault(while_loop, inputs, params, 1 + count, body.requirements)
     else:
         results = apply_control(while_loop, inputs, params)
+    if body.drawn:
+        assert isinstance(call.count, int)
+        cast("Recorder", state.recorder).drawn(body.drawn * call.count)
     rows = results[1 + count :]
     return carry.build(results[1 : 1 + count]), row.build(rows) if call.stacks else None
 
@@ -94,7 +101,13 @@ def _trace(call: LoopCall, carry: Tree) -> tuple[Body, Tree, Tree]:
     slices = [_first(x) for x in call.xs.leaves]
     names = ["position", *carry.names("carry"), *call.xs.names("x")]
     body = trace_body(
-        once, [position, *carry.leaves, *slices], names, call.form, carries_fault=True
+        once,
+        [position, *carry.leaves, *slices],
+        names,
+        call.form,
+        carries_fault=True,
+        trips=call.count if isinstance(call.count, int) else None,
+        reverse=call.reverse,
     )
     new, row = found
     return body, new, row
