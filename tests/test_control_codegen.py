@@ -25,7 +25,8 @@ def body_of(types, make, name="body"):
 
 
 def loop(builder, limit, go, operands, body, **params):
-    defaults = dict(carries=0, slices=0, frames=0, stacked=0, length=None, saves=(), reverse=False)
+    defaults = {"carries": 0, "slices": 0, "frames": 0, "stacked": 0}
+    defaults |= {"length": None, "saves": (), "reverse": False}
     if isinstance(limit, int):
         limit = builder.constant(limit, int64)
     if isinstance(go, bool):
@@ -397,3 +398,19 @@ def test_float32_integers_and_flags_are_carried():
         inits = [x, b.constant(0, int64), b.constant(True, bool_), h]
         graph = b.finish(loop(b, 9, True, inits, body, carries=4))
     check(graph, np.asarray(8.0, np.float32), np.asarray(1.0, np.float32))
+
+
+def test_large_steps_of_a_loop_are_kernels_of_their_own():
+    """They may run in threads, and find what is in registers in memory."""
+    n = 70_000
+
+    def make(b, t, x, s):
+        new = x * 0.5 + s
+        return [true(b), new, s + OPS["sum"](new, axes=(0,), keepdims=False) * 1e-5]
+
+    body = body_of([INDEX, f64(n), f64()], make)
+    with Builder() as b:
+        x, s = b.input(f64(n)), b.input(f64())
+        graph = b.finish(loop(b, 5, True, [x, s], body, carries=2))
+    executable = check(graph, np.random.default_rng(4).normal(size=n), np.asarray(0.25))
+    assert "run_step(" in executable.source

@@ -6,6 +6,7 @@ its own, which the function calls by address.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable
 
 from tracegrad.codegen.affine import View
@@ -59,6 +60,7 @@ class _RegionText(Text):
         self.names: dict[Buffer, str] = {}
         self.read_only: set[Buffer] = set()
         self.sizes: dict[Hashable, str] = {}
+        self.cells: dict[Buffer, Buffer] = {}
 
     def name(self, buffer: Buffer) -> str:
         """The variable of a register, a stack, or the address of a buffer."""
@@ -110,6 +112,12 @@ class _RegionText(Text):
     def is_written(self, buffer: Buffer) -> bool:
         return buffer.kind not in _UNWRITTEN and buffer not in self.read_only
 
+    def cell(self, register: Buffer) -> str:
+        """The address of memory where a called kernel finds or leaves a register's value."""
+        if register not in self.cells:
+            self.cells[register] = Buffer("temporary", register.dtype, 1)
+        return self.pointer(self.cells[register])
+
     def arena(self, buffer: Buffer) -> str:
         """The address of an arena."""
         name = self.pointers.get(buffer)
@@ -132,6 +140,13 @@ def assigned_again(step: Step) -> set[Buffer]:
     return found
 
 
+def results_of(step: Kernel | Call) -> set[Buffer]:
+    """The buffers that a step writes."""
+    if isinstance(step, Call):
+        return {step.target.buffer}
+    return {root.target.buffer for root in step.roots if root.target is not None}
+
+
 class _RegionPrinter:
     def __init__(self, region: Region, launch_of: LaunchOf, grain: int) -> None:
         self.region = region
@@ -140,6 +155,7 @@ class _RegionPrinter:
         self.text = _RegionText(assigned_again(region.step))
         self.kernels = 0
         self.temporaries = 0
+        self.threads = False
 
     def run(self) -> Launch:
         text, region = self.text, self.region
@@ -167,7 +183,7 @@ class _RegionPrinter:
             if not is_read:
                 text.line(0, f"store_word({text.arena(handle)}, {_ROOT}, {text.name(stack)})")
         text.body = inlined(text.head, text.body)
-        return Launch(text.source, text.words, 1, 1)
+        return Launch(text.source, text.words, 1, 1, self.threads)
 
     # ------------------------------------------------------------------ steps
 
@@ -196,7 +212,10 @@ class _RegionPrinter:
 
     def step(self, step: Step, block: Block, depth: int) -> None:
         if isinstance(step, Kernel):
-            self.kernel(step, block, depth)
+            if math.prod(step.domain) >= 2 * self.grain:
+                self.call(step, block, depth)
+            else:
+                self.kernel(step, block, depth)
         elif isinstance(step, Loop):
             self.loop(step, depth)
         elif isinstance(step, Branch):
@@ -217,11 +236,15 @@ class _RegionPrinter:
         lowered = lower(kernel, block.places, block.known, prefix)
         KernelPrinter(lowered, self.text, depth, inline=True, prefix=prefix).print()
 
-    def call(self, step: Step, block: Block, depth: int) -> None:
-        """Call a step that is a kernel of its own; it finds addresses that may move in slots."""
+    def call(self, step: Kernel | Call, block: Block, depth: int) -> None:
+        """Call a step that is a kernel of its own; it finds addresses that may move in slots, and
+        registers in memory.
+        """
         text = self.text
         launch = self.launch_of(step, block)
-        grain = max(1, self.grain // max(launch.work, 1))
+        serial = isinstance(step, Kernel) and step.serial
+        grain = launch.extent + 1 if serial else max(1, self.grain // max(launch.work, 1))
+        self.threads |= launch.extent // grain > 1
         at = text.word("kernel", launch.source)
         text.word("int", at + _DESCRIPTION)
         text.word("int", launch.extent)
@@ -238,14 +261,21 @@ class _RegionPrinter:
             else:
                 words.append((kind, x))
         text.words += words
+        made = results_of(step)
         for position, x in moving:
+            buffer = x.buffer if isinstance(x, View) else x
             shift = ""
             if isinstance(x, View) and x.offset:
-                shift = f" + {text.integer(x.offset * x.buffer.dtype.itemsize, 'o')}"
-            pointer = text.pointer(x.buffer if isinstance(x, View) else x)
+                shift = f" + {text.integer(x.offset * buffer.dtype.itemsize, 'o')}"
+            pointer = text.cell(buffer) if buffer.kind == "register" else text.pointer(buffer)
+            if buffer.kind == "register" and buffer not in made:
+                text.line(depth, f"store({pointer}, 0, {text.value(buffer)})")
             slot = f"word(table, {position})"
             text.line(depth, f"store_word(pointers, {slot}, address_of({pointer}){shift})")
         text.line(depth, f"run_step(pointers, table, {at})")
+        for buffer in made:
+            if buffer.kind == "register":
+                text.line(depth, self.set(buffer, f"load_output({text.cell(buffer)}, 0)"))
 
     # ------------------------------------------------------------------ loops
 

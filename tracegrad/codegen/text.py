@@ -20,13 +20,15 @@ class Launch:
     """A kernel's text, the words it needs, and how far its outermost loop runs.
 
     A word is ("buffer", Buffer), ("view", View) for a buffer from the view's offset on, or ("int",
-    n); `extent` steps of the outermost loop, each of about `work` elements.
+    n); `extent` steps of the outermost loop, each of about `work` elements. `threads`: it runs
+    steps of its own that are large enough for several threads.
     """
 
     source: str
     words: list[Slot]
     extent: int
     work: int
+    threads: bool = False
 
 
 class Text:

@@ -12,7 +12,6 @@ import numpy as np
 from tracegrad.codegen.affine import View
 from tracegrad.codegen.calls import emit_call
 from tracegrad.codegen.cpu import emit
-from tracegrad.codegen.text import Launch
 from tracegrad.codegen.gemm import BatchAxis, Matrix, gemm_source, gemm_table
 from tracegrad.codegen.legalize import legalize
 from tracegrad.codegen.lowering import lower
@@ -31,6 +30,7 @@ from tracegrad.codegen.steps import (
     Schedule,
     Step,
 )
+from tracegrad.codegen.text import Launch
 from tracegrad.config import config
 from tracegrad.errors import GraphError
 from tracegrad.ir.graph import Graph
@@ -207,7 +207,8 @@ class Executable:
             steps.append(program.Step(kernel, table, launch.extent, grain))
             moved = sum(x.nbytes for x in buffers_of(launch))
             self.kernels.append(KernelInfo(kernel.name[:9], describe(step), moved, launch.source))
-        return program.Program(buffers, steps, inputs + outputs + 2), arena
+        threads = any(launch.threads for launch in launches)
+        return program.Program(buffers, steps, inputs + outputs + 2, threads), arena
 
     def _lasting(self, buffer: Buffer) -> Array:
         """The memory of a constant, or of the arena of stacks that no call gives out."""

@@ -57,14 +57,21 @@ class Program:
 
     `program.run(*bases)` runs it. Each base is an address as `int`, or a `numpy.ndarray` whose
     data address is taken; the caller keeps the memory alive. Slot `i` of the kernels is
-    `buffers[i]`. Wrong arguments raise TypeError and run nothing.
+    `buffers[i]`. Wrong arguments raise TypeError and run nothing. `threads`: a kernel runs others
+    in threads.
     """
 
     __slots__ = ("buffers", "run", "steps", "words")
 
     run: Callable[..., None]
 
-    def __init__(self, buffers: Sequence[Buffer], steps: Sequence[Step], bases: int) -> None:
+    def __init__(
+        self,
+        buffers: Sequence[Buffer],
+        steps: Sequence[Step],
+        bases: int,
+        threads: bool = False,
+    ) -> None:
         for buffer in buffers:
             if not 0 <= buffer.base < bases:
                 raise ValueError(f"{buffer} refers to none of the {bases} bases")
@@ -72,7 +79,7 @@ class Program:
         self.steps = tuple(steps)
         self.words = _assemble(self.buffers, self.steps, bases)
         native = _function_type()(ctypes.byref(_definition()), self.words, None)
-        if any(step.extent // max(step.grain, 1) > 1 for step in self.steps):
+        if threads or any(step.extent // max(step.grain, 1) > 1 for step in self.steps):
             _want_threads()
             self.run = _alone(native)
         else:
