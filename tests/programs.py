@@ -1095,3 +1095,96 @@ def recurrent_network(xs, w):
         h = (h @ w + x).tanh()
         outputs.append(h)
     return tg.stack(outputs).sum() if outputs else w.sum()
+
+
+# --------------------------------------------------------------------------------- explicit forms
+
+
+@program(vectors)
+def explicit_cond(x, y):
+    z = tg.cond(x.sum() > y.sum(), lambda a, b: a * b, lambda a, b: a.sin() - b, x, y)
+    return tg.cond(z[0] > 0, lambda a: a * 2, lambda a: -a, z).sum()
+
+
+@program(vector)
+def explicit_switch(x):
+    chosen = (x > 0).sum()
+    return tg.switch(chosen, [tg.sin, tg.exp, lambda v: v * 3, lambda v: v**2], x).sum()
+
+
+@program(positive)
+def explicit_while_loop(x):
+    def goes_on(carry):
+        value, _ = carry
+        return value.sum() < 50
+
+    def step(carry):
+        value, count = carry
+        return value * 1.7 + 0.1, count + 1
+
+    value, count = tg.while_loop(goes_on, step, (x, 0))
+    return (value * x).sum(), count
+
+
+@program(vector_and_count)
+def explicit_fori_loop(x, n):
+    return tg.fori_loop(0, n, lambda i, v: v * 0.9 + v.sin() * i, x).sum()
+
+
+@program(lambda rng: (rng.normal(size=(int(rng.integers(1, 5)), 2)), rng.normal(size=2)))
+def explicit_scan(xs, start):
+    def step(carry, x):
+        new = {"h": (carry["h"] * x).tanh() + x}
+        return new, new["h"].sum()
+
+    carry, rows = tg.scan(step, {"h": start}, xs)
+    back, _ = tg.scan(step, carry, xs, reverse=True)
+    return carry["h"].sum() + (rows**2).sum() + back["h"].prod()
+
+
+@program(matrix)
+def explicit_map(x):
+    return tg.map(lambda row: row.sum().sin() * row[0], x).sum()
+
+
+@program(vector)
+def explicit_associative_scan(x):
+    sums = tg.associative_scan(lambda a, b: a + b, x)
+    products = tg.associative_scan(lambda a, b: a * b, x + 2, reverse=True)
+    return (sums * products).sum()
+
+
+@program(lambda rng: (rng.normal(size=4), int(rng.integers(0, 3))))
+def functional_updates(x, i):
+    y = x.at[i].set(x[3] * 2)
+    y = y.at[i + 1].add(y[0].sin())
+    y = y.at[1:3].multiply(0.5)
+    return (y**2).sum()
+
+
+@program(lambda rng: (rng.normal(size=4), int(rng.integers(0, 4))))
+def updates_in_an_explicit_loop(x, n):
+    def step(i, y):
+        return y.at[i].add(y[i - 1] * 0.5)
+
+    return (tg.fori_loop(1, n + 1, step, x) ** 2).sum()
+
+
+@program(positive)
+def explicit_loop_within_a_python_branch(x):
+    if x.sum() > 9:
+        x = tg.fori_loop(0, 3, lambda i, v: v.sqrt() + i, x)
+    for _ in range(2):
+        x = tg.cond(x.max() > 4, lambda v: v / 2, lambda v: v * 1.5, x)
+    return x.sum()
+
+
+@program(positive)
+def nested_explicit_loops(x):
+    def outer(i, v):
+        def goes_on(w):
+            return w.max() < 6
+
+        return tg.while_loop(goes_on, lambda w: w * 1.4 + 0.1, v) * 0.5 + i
+
+    return tg.fori_loop(0, 3, outer, x).sum()
