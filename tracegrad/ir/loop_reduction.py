@@ -142,6 +142,8 @@ class _Reduction:
             return True
         if any(uniform_value(x) is not None for x in (*loop.consts, *loop.xs)):
             return True
+        if any(map(_repeats, loop.xs)):
+            return True
         operands = (*loop.consts, *loop.xs, *loop.stacks)
         if len(set(operands)) < len(operands):
             return True
@@ -226,22 +228,38 @@ class _Reduction:
                 new[x] = self._const(inside, outside, x)
         for outside, x in zip(loop.xs, inner.slices, strict=True):
             if x in self.live:
-                value = uniform_value(outside)
-                new[x] = (
-                    inside.slice(outside, _name(x))
-                    if value is None
-                    else uniform(inside.body, value, row_of(outside.type))
-                )
+                new[x] = self._slice(inside, outside, x)
         for outside, frame in zip(loop.stacks, inner.frames, strict=True):
             if self.live.intersection(frame):
                 new.update(zip(frame, inside.frame(outside, "saved"), strict=True))
         return new
+
+    def _slice(self, inside: LoopBuilder, outside: Node, x: Node) -> Node:
+        value = uniform_value(outside)
+        if value is not None:
+            return uniform(inside.body, value, row_of(outside.type))
+        if not _repeats(outside):
+            return inside.slice(outside, _name(x))
+        # All slices are the same.
+        (row,) = outside.inputs
+        inner = inside.const(row, _name(x))
+        if row.ndim == outside.ndim:
+            inner = OPS["reshape"](inner, shape=row.shape[1:])
+        return inner if inner.shape == x.shape else OPS["broadcast_to"](inner, shape=x.shape)
 
     def _const(self, inside: LoopBuilder, outside: Node, x: Node) -> Node:
         value = uniform_value(outside)
         if value is None:
             return inside.const(outside, _name(x))
         return uniform(inside.body, value, x.type)
+
+
+def _repeats(x: Node) -> bool:
+    """Whether `x` is something broadcast along its leading axis."""
+    if x.op.name != "broadcast_to":
+        return False
+    (source,) = x.inputs
+    return source.ndim < x.ndim or source.shape[0] != x.shape[0]
 
 
 def _rows_elsewhere(loop: Loop) -> dict[int, Node | int]:
