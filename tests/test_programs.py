@@ -157,7 +157,7 @@ def test_the_table_is_as_long_as_it_should_be() -> None:
     assert len({item.name for item in PROGRAMS}) == len(PROGRAMS)
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(sources())
 def test_a_generated_program_is_the_same_compiled(source: str) -> None:
     function = load(source)
