@@ -6,6 +6,7 @@ terms of a sum of arrays are told apart:
 
     scatter_add(zeros, v, i)     is added to the sum of the others by scatter_add itself
     pad(v) of a small v          likewise, by an update of a slice
+    terms for the same place     are one term
     pads side by side            are a concatenation
     a sum that a loop makes,
     starting at zeros            starts at the sum of the others
@@ -19,7 +20,7 @@ The order of the terms changes, and 0.0 + -0.0 may be -0.0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 from tracegrad.ir.graph import Builder, Graph, Node, inline
@@ -107,6 +108,28 @@ class _Sums:
                 terms.dense.append(x)
         return terms
 
+    def _together(self, leaves: list[Node]) -> list[Node]:
+        """The terms, with those for the same place as one."""
+        if not self.inside:
+            return leaves
+        first: dict[Hashable, int] = {}
+        joined: list[Node] = []
+        for x in leaves:
+            place = place_of(x) if self.uses[x] == 1 else None
+            if place is None or place not in first:
+                if place is not None:
+                    first[place] = len(joined)
+                joined.append(x)
+                continue
+            other = joined[first[place]]
+            inputs = list(x.inputs)
+            i = 0 if x.op.name == "pad" else 1
+            inputs[i] = other.inputs[i] + x.inputs[i]
+            made = self.scratch.append(x.op, inputs, x.params, x.loc)
+            self.uses[made] = 1
+            joined[first[place]] = made
+        return joined if len(joined) < len(leaves) else leaves
+
     def _side_by_side(self, leaves: list[Node]) -> list[Node]:
         """The terms, with pads that fill all of the sum between them as one."""
         pads = [x for x in leaves if x.op.name == "pad" and self.uses[x] == 1]
@@ -150,7 +173,7 @@ class _Sums:
         return leaves
 
     def _plan(self, root: Node, all_leaves: list[Node]) -> None:
-        leaves = self._filled(self._side_by_side(all_leaves))
+        leaves = self._filled(self._side_by_side(self._together(all_leaves)))
         terms = self._sorted(leaves)
         special = len(terms.loops) + len(terms.branches) + len(terms.sparse)
         if not special and not terms.zeros and leaves is all_leaves:
