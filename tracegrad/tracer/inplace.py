@@ -16,7 +16,7 @@ from tracegrad.tracer.location import locate, user_place
 from tracegrad.tracer.promotion import cast, to_tensor
 from tracegrad.tracer.state import state
 from tracegrad.tracer.storage import Storage
-from tracegrad.tracer.tape import Node, OpNode, Saved, edge_of, mark, node_class
+from tracegrad.tracer.tape import Node, OpNode, edge_of, mark, node_class
 from tracegrad.tracer.tensor import Tensor
 from tracegrad.tracer.views import freeze, memory_root, write_pullback
 
@@ -125,20 +125,7 @@ def _keep_old_values(value: Tensor, storage: Storage, since: int) -> None:
         if isinstance(node, OpNode) and node.saved:
             for item in node.saved:
                 if item.tensor._storage is storage:
-                    _keep(item)
-
-
-def _keep(item: Saved) -> None:
-    tensor = item.tensor
-    kept = tensor._twin()
-    kept._alias = None
-    kept._array = tensor._array.copy()
-    kept._storage = Storage()
-    kept._requires_grad = tensor.requires_grad
-    kept._grad_fn = tensor.grad_fn
-    kept._output_nr = tensor._output_nr
-    item.tensor = kept
-    item.version = 0
+                    item.keep()
 
 
 def _node_after(target: Tensor, value: Tensor, grad_name: str) -> tuple[Node, int]:

@@ -6,6 +6,7 @@ change gives it a new one, and a view that is read afterwards is derived from it
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,9 @@ from tracegrad.tracer.views import freeze, memory_root, replay, write_back
 
 if TYPE_CHECKING:
     from tracegrad.tracer.debugging import Message
+    from tracegrad.tracer.rolling import Rolling
+    from tracegrad.tracer.storage import Storage
+    from tracegrad.tracer.tape import Saved
     from tracegrad.tracer.tensor import Tensor
 
 
@@ -91,6 +95,8 @@ class Recorder(InputTable):
         # The tensor that last had a value, by the value's place.
         self._holders: dict[Ref, Tensor] = {}
         self._grad_read: set[int] = set()
+        # What the tape keeps, by memory. In the IR a value stays what it was when it was saved.
+        self._saved: dict[int, list[weakref.ref[Saved]]] = {}
 
     @property
     def segments(self) -> list[Segment]:
@@ -211,6 +217,7 @@ class Recorder(InputTable):
 
     def before_write(self, target: Tensor) -> None:
         """The memory of `target` is about to change: keep a copy of what is not the trace's own."""
+        self._keep_saved(target._storage)
         memory = self._memory_of(target)
         if self.rolling is not None:
             self.rolling.before_write(memory)
@@ -223,6 +230,22 @@ class Recorder(InputTable):
             self.undo.keep(target)
             for number in memory.inputs:
                 self.undo.keep(self.inputs[number].tensor)
+
+    def saved(self, item: Saved) -> None:
+        """A value is kept for backward: should its memory be written, a copy is."""
+        self._saved.setdefault(id(item.tensor._storage), []).append(weakref.ref(item))
+
+    def copied(self, source: Tensor, copy: Tensor) -> None:
+        """`copy`, which is new, has memory of its own with the value of `source`."""
+        self._bind_new(copy, self.value_of(source))
+
+    def _keep_saved(self, storage: Storage) -> None:
+        for reference in self._saved.pop(id(storage), ()):
+            item = reference()
+            if item is None or item.tensor._storage is not storage:
+                continue
+            if item.version == storage.version:
+                item.keep()
 
     def mutate(self, target: Tensor, value: Tensor) -> None:
         """`value` was written into `target`: its memory has a new value."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tracegrad.ir.op import Op
     from tracegrad.tracer.bounds import Limits
     from tracegrad.tracer.hooks import Registration
+    from tracegrad.tracer.tape import Saved
     from tracegrad.tracer.tensor import Tensor
 
 
@@ -42,6 +43,12 @@ class Recorder(Protocol):
 
     def mutate(self, target: Tensor, value: Tensor) -> None:
         """`value`, recorded before and of the same shape and dtype, was written into `target`."""
+
+    def saved(self, item: Saved) -> None:
+        """A value is kept for backward."""
+
+    def copied(self, source: Tensor, copy: Tensor) -> None:
+        """`copy`, which is new, has memory of its own with the value of `source`."""
 
     def before_write(self, target: Tensor) -> None:
         """The memory of `target` is about to change."""

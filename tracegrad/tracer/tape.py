@@ -108,11 +108,28 @@ class Node:
 class Saved:
     """A value kept for backward, and the version that its memory had."""
 
-    __slots__ = ("tensor", "version")
+    __slots__ = ("__weakref__", "tensor", "version")
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
         self.version = tensor._storage.version
+        if state.recorder is not None:
+            state.recorder.saved(self)
+
+    def keep(self) -> None:
+        """Take a copy: the memory is about to be written."""
+        tensor = self.tensor
+        kept = tensor._twin()
+        kept._alias = None
+        kept._array = tensor._array.copy()
+        kept._storage = Storage()
+        kept._requires_grad = tensor.requires_grad
+        kept._grad_fn = tensor.grad_fn
+        kept._output_nr = tensor._output_nr
+        if state.recorder is not None:
+            state.recorder.copied(tensor, kept)
+        self.tensor = kept
+        self.version = 0
 
 
 def with_mask(cotangent: Tensor, mask: Tensor) -> Tensor:
