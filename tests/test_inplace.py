@@ -276,3 +276,23 @@ def test_a_write_through_a_diagonal_reaches_the_matrix_and_its_gradient(wrap):
     expected[0, 1], factor[0, 1] = 7, 0
     np.testing.assert_allclose(y.detach().numpy(), expected)
     np.testing.assert_allclose(x.grad.numpy(), 2 * expected * factor)
+
+
+def test_elements_that_were_read_may_be_overwritten():
+    def f(x):
+        y = x.clone()
+        y[1] = y[0] * y[0]
+        y[0] = y[1].sin() * y[0]
+        y[2] = y[0].exp() * y[2]
+        return (y * x).sum()
+
+    x = tg.tensor([0.4, -1.2, 0.7], dtype=tg.float64)
+    gradient = tg.grad(f)(x)
+    second = tg.grad(lambda x: (tg.grad(f)(x) ** 2).sum())(x)
+    for i in range(3):
+        step = tg.zeros(3, dtype=tg.float64)
+        step[i] = 1e-6
+        slope = (f(x + step) - f(x - step)).item() / 2e-6
+        assert gradient[i].item() == pytest.approx(slope, rel=1e-7)
+        squares = [(tg.grad(f)(p) ** 2).sum().item() for p in (x + step, x - step)]
+        assert second[i].item() == pytest.approx((squares[0] - squares[1]) / 2e-6, rel=1e-6)

@@ -115,6 +115,10 @@ class Saved:
         self.version = tensor._storage.version
         if state.recorder is not None:
             state.recorder.saved(self)
+        elif tensor._base is not None and not tensor._array.ndim:
+            # Loops that work element by element overwrite what they have read; one element is
+            # copied sooner than looked after.
+            self.keep()
 
     def keep(self) -> None:
         """Take a copy: the memory is about to be written."""
