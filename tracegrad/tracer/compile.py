@@ -8,8 +8,8 @@ import time
 import types
 import warnings
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, overload
 
 from tracegrad.config import config
@@ -23,8 +23,8 @@ from tracegrad.tracer.history import Event, describe, explain_miss
 from tracegrad.tracer.inputs import AliasesMatter
 from tracegrad.tracer.inspection import Inspection
 from tracegrad.tracer.location import locate
-from tracegrad.tracer.ranges import counting
 from tracegrad.tracer.loop_records import SiteKey
+from tracegrad.tracer.ranges import counting
 from tracegrad.tracer.rolling import RollFailedError
 from tracegrad.tracer.signature import Binder, key_of, leaf_key
 from tracegrad.tracer.specialisation import Specialisation, arrays
@@ -46,13 +46,19 @@ class CompiledFunction(Inspection):
     """A function with its traces. Call it as the function that it was made from."""
 
     def __init__(
-        self, function: Callable[..., Any], name: str | None, max_traces: int, roll: bool
+        self,
+        function: Callable[..., Any],
+        name: str | None,
+        max_traces: int,
+        roll: bool,
+        memory_budget: int | None,
     ) -> None:
         functools.update_wrapper(self, function)
         self.__wrapped__ = function
         self.name = str(name or getattr(function, "__name__", type(function).__name__))
         self.max_traces = max_traces
         self.roll = roll
+        self.memory_budget = memory_budget
         self.statistics = Statistics()
         self.events: list[Event] = []
         self.specialisations: list[Specialisation] = []
@@ -238,7 +244,9 @@ class CompiledFunction(Inspection):
         described = self._describe(args, kwargs, [])
         fields = describe(described, leaves)
         reason = explain_miss(self.specialisations, key, fields, leaves)
-        found = Specialisation(self.name, key, fields, self.statistics, self._announced)
+        found = Specialisation(
+            self.name, key, fields, self.statistics, self._announced, self.memory_budget
+        )
         inputs = self._record(found, reason, described, leaves, args, kwargs, ())
         self.specialisations.append(found)
         self._by_key.setdefault(key, []).insert(0, found)
@@ -285,7 +293,7 @@ class CompiledFunction(Inspection):
         )
         rolls = self.roll and config.roll
         disabled: dict[SiteKey, str] = {}
-        with counting(survey.functions) if rolls else nullcontext():
+        with counting(survey.functions) if rolls else nullcontext(), self._budget():
             while True:
                 try:
                     trace, recorder = attempt(
@@ -306,6 +314,7 @@ class CompiledFunction(Inspection):
                     disabled[failure.key] = failure.reason
                     # The outcomes are those of another way to trace the function.
                     script = ()
+                    found.loops.note(failure.place, failure.reason)
                     if failure.for_good:
                         found.loops.unrolled[failure.key] = failure.reason
         found.add(trace, recorder, survey, leaves, supersedes=bool(disabled))
@@ -318,6 +327,15 @@ class CompiledFunction(Inspection):
         self.events.append(Event(len(self.events) + 1, reason, seconds))
         log("trace", lambda: f"{self.name}: trace {self.statistics.traces}: {reason}")
         return inputs
+
+    @contextmanager
+    def _budget(self) -> Iterator[None]:
+        """The gradients of loops that are traced within keep to this function's budget."""
+        state.memory_budget = self.memory_budget
+        try:
+            yield
+        finally:
+            state.memory_budget = None
 
     def _chosen(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Specialisation]:
         if not args and not kwargs:
@@ -365,12 +383,18 @@ def compile(
     name: str | None = None,
     max_traces: int = 64,
     roll: bool = True,
+    memory_budget: int | None = None,
 ) -> CompiledFunction: ...
 
 
 @overload
 def compile(
-    function: None = None, *, name: str | None = None, max_traces: int = 64, roll: bool = True
+    function: None = None,
+    *,
+    name: str | None = None,
+    max_traces: int = 64,
+    roll: bool = True,
+    memory_budget: int | None = None,
 ) -> Callable[[Callable[..., Any]], CompiledFunction]: ...
 
 
@@ -380,6 +404,7 @@ def compile(
     name: str | None = None,
     max_traces: int = 64,
     roll: bool = True,
+    memory_budget: int | None = None,
 ) -> Any:
     """Compile `function`, forward and backward; also a decorator, with arguments or without.
 
@@ -387,10 +412,13 @@ def compile(
     machine code. Python's `if`, `while` and `for` on tensor values work: each new outcome is traced
     once. Past `max_traces` traces one warning says what differs, and the least recently used go.
     Loops become native loops, however often they run; with `roll=False` each number of iterations
-    is traced by itself.
+    is traced by itself. A loop whose gradient would save more than `memory_budget` bytes runs in
+    blocks, and backward runs each block once more; None saves all.
     """
     if function is None:
-        return functools.partial(compile, name=name, max_traces=max_traces, roll=roll)
+        return functools.partial(
+            compile, name=name, max_traces=max_traces, roll=roll, memory_budget=memory_budget
+        )
     if isinstance(function, CompiledFunction):
         return function
     if not callable(function):
@@ -399,4 +427,6 @@ def compile(
                 f"compile() takes a function, not {type(function).__name__}: {function!r}"
             )
         )
-    return CompiledFunction(function, name, max_traces, roll)
+    if memory_budget is not None and memory_budget < 0:
+        raise locate(ArgumentError(f"memory_budget is a number of bytes, not {memory_budget}"))
+    return CompiledFunction(function, name, max_traces, roll, memory_budget)

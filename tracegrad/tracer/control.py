@@ -252,7 +252,7 @@ class GraphNode(OpNode):
             if storage.version != item.version:
                 raise self.changed(storage, item.tensor, X + i, item.version)
             inputs.append(item.tensor)
-        graph, present = _backward(self.graph, self.needs, given)
+        graph, present = _backward(self.graph, self.needs, given, state.memory_budget)
         values = [*inputs, *(g for g in grads if g is not None)]
         if state.recorder is None and not state.grad_enabled:
             arrays = evaluated(graph, [value._array for value in values])
@@ -269,13 +269,13 @@ def _node_class(name: str) -> type[GraphNode]:
 
 @lru_cache(maxsize=1024)
 def _backward(
-    graph: Graph, needs: tuple[bool, ...], given: tuple[bool, ...]
+    graph: Graph, needs: tuple[bool, ...], given: tuple[bool, ...], memory_budget: int | None
 ) -> tuple[Graph, tuple[bool, ...]]:
     """The vector-Jacobian product of a graph, and which of its inputs get a cotangent.
 
     It takes the inputs of `graph`, then a cotangent for each output in `given`.
     """
-    joint, present = joint_graph(graph, needs, given)
+    joint, present = joint_graph(graph, needs, given, memory_budget=memory_budget)
     cotangents = joint.outputs[len(graph.outputs) :]
     only = Graph(joint.name, joint.inputs, joint.nodes, cotangents, "gradient")
     flags = iter(present)

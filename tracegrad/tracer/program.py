@@ -89,6 +89,7 @@ class Program:
         wrt: tuple[bool, ...],
         given: tuple[bool, ...],
         layouts: tuple[Layout, ...],
+        memory_budget: int | None = None,
     ) -> None:
         self.graph = graph
         self.wrt = wrt
@@ -100,7 +101,7 @@ class Program:
         self._backwards: dict[tuple[bool, ...], Executable] = {}
         self.all_given = (True,) * sum(given)
         if any(wrt) and any(given):
-            joint, present = joint_graph(graph, wrt, given)
+            joint, present = joint_graph(graph, wrt, given, memory_budget=memory_budget)
             joint = optimize(without_detach(joint))
             parts = cut(joint, len(graph.inputs), len(graph.outputs), present)
             self.saved = parts.saved
@@ -140,10 +141,17 @@ class Program:
 
 
 def program_for(
-    graph: Graph, wrt: tuple[bool, ...], given: tuple[bool, ...], layouts: tuple[Layout, ...]
+    graph: Graph,
+    wrt: tuple[bool, ...],
+    given: tuple[bool, ...],
+    layouts: tuple[Layout, ...],
+    memory_budget: int | None = None,
 ) -> Program:
-    """The program of a segment; segments of equal structure share it."""
-    key = (structural_key(graph), wrt, given, layouts)
+    """The program of a segment; segments of equal structure share it.
+
+    `memory_budget`: bytes that the gradient of a loop may save.
+    """
+    key = (structural_key(graph), wrt, given, layouts, memory_budget)
     with _lock:
         found = _programs.get(key)
         if found is None:
@@ -151,7 +159,7 @@ def program_for(
             log("trace", lambda: text(graph))
             if config.dump is not None:
                 dump("trace", graph.name, text(graph, elide=True))
-            found = _programs[key] = Program(graph, wrt, given, layouts)
+            found = _programs[key] = Program(graph, wrt, given, layouts, memory_budget)
             if len(_programs) > _KEPT:
                 _programs.popitem(last=False)
         else:

@@ -12,9 +12,9 @@ from tracegrad.tracer.access import Path as AccessPath
 from tracegrad.tracer.captures import Survey
 from tracegrad.tracer.code_reading import announce
 from tracegrad.tracer.guards import Guard, TensorGuard
+from tracegrad.tracer.loop_records import KnownLoops
 from tracegrad.tracer.recorder import Recorder
 from tracegrad.tracer.recording import Trace
-from tracegrad.tracer.loop_records import KnownLoops
 from tracegrad.tracer.signature import TensorKey, key_of, key_of_array
 from tracegrad.tracer.statistics import Statistics
 from tracegrad.tracer.tensor import Tensor
@@ -39,13 +39,14 @@ class Specialisation:
         fields: dict[str, str],
         statistics: Statistics,
         announced: set[AccessPath],
+        memory_budget: int | None,
     ) -> None:
         self.key = key
         self.announced = announced
         self.fields = fields
         self.aliases = False
         self.loops = KnownLoops()
-        self.tree = Tree(name, statistics)
+        self.tree = Tree(name, statistics, memory_budget)
         self.guards: list[Guard] = []
         self.same: list[tuple[AccessPath, AccessPath]] = []
         # Inputs whose strides are no whole number of elements, as of a field of records.
@@ -136,7 +137,7 @@ class Specialisation:
 
     def restart(self) -> None:
         """Drop all traces: they will be made again, with other inputs."""
-        self.tree = Tree(self.tree.name, self.tree.statistics)
+        self.tree = Tree(self.tree.name, self.tree.statistics, self.tree.memory_budget)
         self._captured = []
 
     def objects(self, recorder: Recorder, leaves: Sequence[Any]) -> list[Any]:

@@ -97,6 +97,8 @@ class State(threading.local):
     inference: bool = False
     recorder: Recorder | None = None
     weak_numbers: bool = False
+    # Bytes that the gradient of a loop may save, as the function that is compiled says.
+    memory_budget: int | None = None
 
     def __init__(self) -> None:
         context = contextvars.Context()

@@ -177,8 +177,9 @@ def resolve(ref: Ref, path: Sequence[Occurrence]) -> Ref:
 class Tree:
     """All traces of one signature, with what guards them."""
 
-    def __init__(self, name: str, statistics: Statistics) -> None:
+    def __init__(self, name: str, statistics: Statistics, memory_budget: int | None = None) -> None:
         self.name = name
+        self.memory_budget = memory_budget
         self.statistics = statistics
         self.inputs: list[TraceInput] = []
         self.root: Occurrence | None = None
@@ -327,7 +328,7 @@ class Tree:
         )
         wrt = occurrence.wrt if self.differentiable else (False,) * len(layouts)
         given = tuple(occurrence.carries) if self.differentiable else (False,) * len(graph.outputs)
-        program = occurrence.program = program_for(graph, wrt, given, layouts)
+        program = occurrence.program = program_for(graph, wrt, given, layouts, self.memory_budget)
         return program
 
     def whole_graph(self, path: Path, count: int) -> Graph:
