@@ -15,7 +15,7 @@ from typing import Any, overload
 from tracegrad.config import config
 from tracegrad.errors import ArgumentError, TraceLimitWarning
 from tracegrad.log import log
-from tracegrad.tracer import call, program, promotion, scalars
+from tracegrad.tracer import call, program, promotion, ranges, scalars
 from tracegrad.tracer.access import Path
 from tracegrad.tracer.captures import Survey
 from tracegrad.tracer.code_reading import adding_parameters
@@ -24,7 +24,7 @@ from tracegrad.tracer.inputs import AliasesMatter
 from tracegrad.tracer.inspection import Inspection
 from tracegrad.tracer.location import locate
 from tracegrad.tracer.loop_records import SiteKey
-from tracegrad.tracer.ranges import counting
+from tracegrad.tracer.range_names import counting
 from tracegrad.tracer.rolling import RollFailedError
 from tracegrad.tracer.signature import Binder, key_of, leaf_key
 from tracegrad.tracer.specialisation import Specialisation, arrays
@@ -40,6 +40,7 @@ from tracegrad.tracer.tree import UnknownOutcomeError, run
 Key = tuple[Hashable, ...]
 
 scalars.attach()
+ranges.attach()
 
 
 class CompiledFunction(Inspection):
@@ -109,8 +110,8 @@ class CompiledFunction(Inspection):
                     parts.append(
                         value._requires_grad or (value._base is not None and value.requires_grad)
                     )
-                elif kind is float:
-                    parts.append(float)
+                elif kind is float or kind is int:
+                    parts.append(kind)
                 else:
                     parts = None
                     break
@@ -134,7 +135,7 @@ class CompiledFunction(Inspection):
         return self._trace_and_finish(key, leaves, args, kwargs)
 
     def _nested_key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], Key]:
-        """Leaves and key of a call whose arguments are not all tensors and floats."""
+        """Leaves and key of a call whose arguments are not all tensors and numbers."""
         leaves = CallLeaves(args, kwargs)
         described = tuple(self._describe(args, kwargs, leaves).items())
         modes = state.grad_enabled, promotion._default

@@ -21,10 +21,11 @@ _COMPARED: tuple[type, ...] = (*SCALARS, list, tuple)
 class Guard:
     """A plain value or a function that must be the same at each call."""
 
-    __slots__ = ("_by_value", "_types", "expected", "path")
+    __slots__ = ("_by_value", "_types", "expected", "path", "read")
 
     def __init__(self, path: Path, value: Any) -> None:
         self.path = path
+        self.read = path.read
         self._types: list[type] | None = None
         if isinstance(value, list | tuple):
             self._types = [type(item) for item in value]
