@@ -148,7 +148,11 @@ def test_range_with_start_and_step():
             x = x * 0.9 - i
         return x
 
-    check(steps, [(X, a, a + n) for a, n in [(0, 30), (5, 1), (-7, 2), (4, 0), (1, -5), (2, 40)]], traces=1)
+    check(
+        steps,
+        [(X, a, a + n) for a, n in [(0, 30), (5, 1), (-7, 2), (4, 0), (1, -5), (2, 40)]],
+        traces=1,
+    )
 
 
 def test_static_range():
@@ -173,7 +177,7 @@ def test_short_static_range_stays_as_it_is():
 def test_loop_variable_after_the_loop():
     def last(x, n):
         i = -1
-        for i in range(n):
+        for i in range(n):  # noqa: B007
             x = x * 0.9
         return x, i
 
@@ -182,7 +186,7 @@ def test_loop_variable_after_the_loop():
 
 def test_loop_variable_that_is_only_set_by_the_loop():
     def last(x, n):
-        for i in range(n):
+        for i in range(n):  # noqa: B007
             x = x * 0.9
         return x * i, i
 
@@ -191,7 +195,7 @@ def test_loop_variable_that_is_only_set_by_the_loop():
 
 def test_else_of_a_loop():
     def found(x, n):
-        for i in range(n):
+        for i in range(n):  # noqa: B007
             x = x * 1.1
             if x.sum() > 10:
                 break
@@ -543,7 +547,7 @@ def test_in_place_on_an_argument():
 def test_augmented_assignment_of_a_local():
     def grow(x, n):
         y = x * 2
-        for i in range(n):
+        for _ in range(n):
             y += x * 0.1
             y *= 0.99
         return y
@@ -650,7 +654,7 @@ def test_compiled_within_compiled():
 def test_list_that_grows():
     def collect(x, n):
         out = []
-        for i in range(n):
+        for _ in range(n):
             x = x * 0.9
             out.append(x.sum())
         return out

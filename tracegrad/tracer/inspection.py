@@ -87,6 +87,7 @@ class Inspection:
                     lines.append(f"  captures {entry.path}: {entry.type}")
             for guard in item.guards:
                 lines.append(f"  guarded {guard.path} = {_short(guard.expected)}")
+            lines.extend(item.loops.listing())
             kernels, moved, saved = _costs(item)
             lines.append(
                 f"  {len(item.tree.paths)} paths, {kernels} kernels, {moved} bytes moved, "

@@ -13,9 +13,7 @@ from functools import cached_property
 from types import CodeType, FrameType
 from typing import Any
 
-_ENDS = frozenset(
-    {"RETURN_VALUE", "RETURN_CONST", "RAISE_VARARGS", "RERAISE", "INTERPRETER_EXIT"}
-)
+_ENDS = frozenset({"RETURN_VALUE", "RETURN_CONST", "RAISE_VARARGS", "RERAISE", "INTERPRETER_EXIT"})
 _ALWAYS = frozenset(
     {"JUMP_FORWARD", "JUMP_BACKWARD", "JUMP_BACKWARD_NO_INTERRUPT", "JUMP_ABSOLUTE"}
 )
@@ -62,6 +60,9 @@ class Code:
         # While a call into Python lasts, it is what follows the instruction that counts it.
         while offset not in self.steps and offset > 0:
             offset -= 2
+        if self.steps[offset].opname == "PRECALL":
+            # Python 3.11 may do the whole call there.
+            return self.following[offset]
         return offset
 
     # ---------------------------------------------------------------- control flow

@@ -95,9 +95,7 @@ class _Scope:
                     work.extend(missing)
                     continue
                 operands = [self.take(x) for x in step.operands]
-                self.known[current] = self.builder.append(
-                    step.op, operands, step.params, step.loc
-                )
+                self.known[current] = self.builder.append(step.op, operands, step.params, step.loc)
                 work.pop()
         return self.known[ref]
 

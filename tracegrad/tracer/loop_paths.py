@@ -251,10 +251,11 @@ def joined(paths: Sequence[Path]) -> dict[bool | None, Junction] | None:
     """The paths as a tree, by the outcome that they begin with; None if equal outcomes did not
     lead to the same operations.
     """
-    roots: dict[bool | None, Junction] = {}
+    roots: dict[Any, Junction] = {}
     for path in paths:
-        ways: dict[Any, Junction] = roots  # type: ignore[assignment]
+        ways = roots
         outcome: Any = path.outcome
+        found: Junction | None = None
         for piece in path.pieces:
             found = ways.get(outcome)
             if found is None:
@@ -263,7 +264,8 @@ def joined(paths: Sequence[Path]) -> dict[bool | None, Junction] | None:
                 return None
             ways = found.ways
             outcome = piece.outcome
-        if found.ways or found.end is not None:  # type: ignore[union-attr]
+        assert found is not None
+        if found.ways or found.end is not None:
             return None
-        found.end = path  # type: ignore[union-attr]
+        found.end = path
     return roots

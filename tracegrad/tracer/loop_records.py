@@ -47,10 +47,26 @@ class LoopRecord:
 
 @dataclass
 class KnownLoops:
-    """The loops of one specialisation. `unrolled` says of some why they are not rolled."""
+    """The loops of one specialisation.
+
+    unrolled  loops that are left alone, and why.
+    notes     of every loop that was met, by its place in the program: "rolled", or why not.
+    """
 
     records: dict[Hashable, LoopRecord] = field(default_factory=dict)
     unrolled: dict[SiteKey, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def note(self, place: str, reason: str | None) -> None:
+        """A loop was rolled, or was not for some `reason`."""
+        if reason is None:
+            self.notes[place] = "rolled"
+        else:
+            self.notes.setdefault(place, f"not rolled: {reason}")
+
+    def listing(self) -> list[str]:
+        """What became of each loop: for `explain()`."""
+        return [f"  loop at {place}: {note}" for place, note in self.notes.items()]
 
 
 def renamed(paths: Sequence[Path], names: dict[tuple[int, int], tuple[int, int]]) -> list[Path]:

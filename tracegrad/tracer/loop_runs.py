@@ -33,9 +33,7 @@ def run_loop(
     done = 0
     while going and done < limit:
         if done == _FEW:
-            compiled = executable_for(
-                optimize(without_detach(graph)), (None,) * len(graph.inputs)
-            )
+            compiled = executable_for(optimize(without_detach(graph)), (None,) * len(graph.inputs))
             return compiled([np.asarray(x._array, order="C") for x in operands])
         made: list[Any] = state.quietly(interpret, body, [np.asarray(done), *carry, *consts])
         going = bool(made[0])

@@ -126,8 +126,9 @@ def _copies(code: Code, offset: int) -> frozenset[int]:
         return frozenset({offset})
     kind = _kind(step.opname)
     return frozenset(
-        x for x, other in code.steps.items() if other.positions == positions
-        and _kind(other.opname) == kind
+        x
+        for x, other in code.steps.items()
+        if other.positions == positions and _kind(other.opname) == kind
     )
 
 

@@ -106,7 +106,7 @@ class State:
 
 def _is_open(value: Any) -> bool:
     """Whether an object's attributes are state of the user's program."""
-    if isinstance(value, type | ModuleType) or callable(value) and not hasattr(value, "__dict__"):
+    if isinstance(value, type | ModuleType) or (callable(value) and not hasattr(value, "__dict__")):
         return False
     kind = type(value)
     if is_dataclass_instance(value):
@@ -208,5 +208,3 @@ else:
         # Each look at `f_locals` fills it anew from the variables: change and write in one go.
         frame.f_locals.update(values)
         _write_back(frame, 0)
-
-

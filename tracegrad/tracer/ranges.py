@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import builtins
-import dis
 import operator
 import sys
-import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from types import CodeType, FrameType, FunctionType
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -18,15 +14,14 @@ from tracegrad.config import config
 from tracegrad.tracer.dispatch import constant
 from tracegrad.tracer.liveness import analysed
 from tracegrad.tracer.loop_bodies import Body
+from tracegrad.tracer.loop_closing import ClosingVisit
 from tracegrad.tracer.loop_sites import is_suitable, line_of, refusal_of
-from tracegrad.tracer.loop_visits import LoopVisit, Visit
+from tracegrad.tracer.loop_visits import Visit
+from tracegrad.tracer.range_names import NAME
 from tracegrad.tracer.recording import Value
 from tracegrad.tracer.rolling import RollFailedError, Rolling, Site
 from tracegrad.tracer.state import state
 from tracegrad.tracer.tensor import Tensor
-
-# What `range` is called in the code of functions that are being traced. Found among the builtins.
-_NAME = "__tracegrad_range__"
 
 
 def count_up(*arguments: Any) -> Any:
@@ -46,13 +41,15 @@ def count_up(*arguments: Any) -> Any:
     start, stop, step = (0, *bounds, 1) if len(bounds) == 1 else (*bounds, 1)[:3]
     if not isinstance(step, int) or step == 0:
         return range(*arguments)
-    if isinstance(start, int) and isinstance(stop, int):
-        if len(range(start, stop, step)) < config.unroll_limit:
-            return range(*arguments)
+    static = isinstance(start, int) and isinstance(stop, int)
+    if static and len(range(start, stop, step)) < config.unroll_limit:
+        return range(*arguments)
     return Counter(rolling, frame, head, start, stop, step)
 
 
-setattr(builtins, _NAME, count_up)
+def attach() -> None:
+    """Make ours known under the name that code which is traced has for `range`."""
+    setattr(builtins, NAME, count_up)
 
 
 def _bound(value: Any) -> Any:
@@ -69,7 +66,7 @@ def _bound(value: Any) -> Any:
 
 
 def _head(frame: FrameType) -> int | None:
-    """The head of the `for` loop that the call in `frame` stands in; None if it stands elsewhere."""
+    """The head of the `for` loop that a call in `frame` stands in; None if it stands elsewhere."""
     if not is_suitable(frame.f_code):
         return None
     code = analysed(frame.f_code)
@@ -99,7 +96,7 @@ class Counter:
         self.step = step
         self.steps = 0
         self.position = 0
-        self.index: Tensor | None = None
+        self.index: Any = None
         self.ended = False
         if isinstance(start, int) and isinstance(stop, int):
             self.limit: Any = len(range(start, stop, step))
@@ -108,9 +105,7 @@ class Counter:
         else:
             self.limit = (start - stop + (-step - 1)) // -step
         inner = next(loop for loop in code.loops_around(head) if loop.header == head)
-        self.site = Site(
-            (frame.f_code, head), frame.f_code.co_name, line_of(code, head), inner.offsets
-        )
+        self.site = Site((frame.f_code, head), line_of(code, head), inner.offsets)
         self.site.frame = frame
         self.site.refusal = refusal_of(code, inner.offsets)
         if self.site.refusal is not None:
@@ -155,11 +150,12 @@ class Counter:
 
     def advance(self) -> Any:
         """The item at the position, and on to the next."""
-        place: Any = self.position if self.index is None else self.index
+        index: Any = self.index
+        place: Any = self.position if index is None else index
         self.position += 1
         self.steps += 1
-        if self.index is not None:
-            self.index = self.index + 1
+        if index is not None:
+            self.index = index + 1
         if self.step != 1:
             place = place * self.step
         if isinstance(self.start, int) and self.start == 0:
@@ -168,7 +164,7 @@ class Counter:
         return self.start + place
 
 
-class CountVisit(LoopVisit):
+class CountVisit(ClosingVisit):
     """A visit of a `for` loop over a range: the next item is asked for."""
 
     def __init__(self, rolling: Rolling, site: Site, counter: Counter) -> None:
@@ -190,7 +186,7 @@ class CountVisit(LoopVisit):
         if site.refusal is not None or (site.start is None and counter.index is not None):
             if counter.index is not None:
                 reason = site.refusal or self.reason
-                raise RollFailedError(site.key, reason, True)
+                raise RollFailedError(site, reason, True)
             return counter._next()
         self.rolling.counts.visits += 1
         carries = self.prepare(now)
@@ -238,75 +234,8 @@ class CountVisit(LoopVisit):
         # The last iteration was begun and given up.
         back = start.position - 1
         self.count._weak = True
-        counter.index = self.count + back if back else self.count
+        count: Any = self.count
+        counter.index = count + back if back else count
         counter.position = int(counter.index._array)
         self.go_on_from(None)
         return counter.advance()
-
-
-# ---------------------------------------------------------------------- code with another range
-
-_lock = threading.RLock()
-_edited: dict[int, tuple[CodeType, CodeType]] = {}
-_swapped: dict[int, tuple[FunctionType, CodeType, int]] = {}
-
-
-@contextmanager
-def counting(functions: Iterable[FunctionType]) -> Iterator[None]:
-    """While this lasts, `range` in the code of these functions is `count_up`."""
-    taken = [x for x in functions if "range" not in x.__globals__]
-    with _lock:
-        taken = [x for x in taken if _swap(x)]
-    try:
-        yield
-    finally:
-        with _lock:
-            for function in taken:
-                _swap_back(function)
-
-
-def _swap(function: FunctionType) -> bool:
-    known = _swapped.get(id(function))
-    if known is not None:
-        _swapped[id(function)] = (*known[:2], known[2] + 1)
-        return True
-    code = function.__code__
-    new = edited(code)
-    if new is code:
-        return False
-    _swapped[id(function)] = function, code, 1
-    function.__code__ = new
-    return True
-
-
-def _swap_back(function: FunctionType) -> None:
-    _, code, count = _swapped[id(function)]
-    if count > 1:
-        _swapped[id(function)] = function, code, count - 1
-        return
-    del _swapped[id(function)]
-    function.__code__ = code
-
-
-def edited(code: CodeType) -> CodeType:
-    """The code with another name for the builtin `range`; itself if it does not use that."""
-    known = _edited.get(id(code))
-    if known is None:
-        if len(_edited) > 4096:
-            _edited.clear()
-        # The code itself is kept, so that its identity stays its own.
-        known = _edited[id(code)] = code, _renamed(code)
-    return known[1]
-
-
-def _renamed(code: CodeType) -> CodeType:
-    constants = tuple(edited(x) if isinstance(x, CodeType) else x for x in code.co_consts)
-    names = code.co_names
-    if "range" in names:
-        users = {step.opname for step in dis.get_instructions(code) if step.argval == "range"}
-        if users - {"LOAD_CONST"} == {"LOAD_GLOBAL"}:
-            names = tuple(_NAME if name == "range" else name for name in names)
-    if names == code.co_names and all(a is b for a, b in zip(constants, code.co_consts, strict=True)):
-        return code
-    return code.replace(co_names=names, co_consts=constants)
-

@@ -282,9 +282,7 @@ class Recorder(InputTable):
         rolling = self.rolling
         if rolling is not None and not self.in_body:
             if kind == "bool" or (kind == "item" and tensor._array.dtype.kind == "b"):
-                return rolling.condition(
-                    tensor, lambda: bool(self.ask(tensor, kind, value))
-                )
+                return rolling.condition(tensor, lambda: bool(self.ask(tensor, kind, value)))
             rolling.check_concrete(self._recorded(tensor), kind)
         return self.ask(tensor, kind, value)
 
@@ -555,8 +553,7 @@ class Recorder(InputTable):
         return value.position < len(nodes) and nodes[value.position] is value.node
 
     def _standing(self, memory: Memory) -> Value | None:
-        """The value of a memory. RollFailedError if a loop that was rolled has done away with it.
-        """
+        """The value of a memory. RollFailedError if a loop that was rolled has done away with it."""
         value = memory.value
         if value is None or self._stands(value):
             return value

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from tracegrad.ir.graph import Loc
 from tracegrad.log import log
 from tracegrad.tracer.checkpoints import Checkpoint, roll_back
 from tracegrad.tracer.inputs import Memory, StartAnew
@@ -29,20 +30,21 @@ from tracegrad.tracer.recording import Value
 from tracegrad.tracer.tensor import Tensor
 
 if TYPE_CHECKING:
-    from tracegrad.ir.graph import Node
     from tracegrad.tracer.loop_visits import Carry, Trial, Visit
     from tracegrad.tracer.ranges import Counter
     from tracegrad.tracer.recorder import Recorder
     from tracegrad.tracer.stores import Places
 
+
 class RollFailedError(StartAnew):
     """A loop that was rolled, or was about to be, turned out not to fit: trace once more, with the
-    site `key` left alone; `for_good` if it will never fit.
+    loop `key` left alone; `for_good` if it will never fit.
     """
 
-    def __init__(self, key: SiteKey, reason: str, for_good: bool) -> None:
+    def __init__(self, site: Site, reason: str, for_good: bool) -> None:
         super().__init__(reason)
-        self.key = key
+        self.key = site.key
+        self.place = site.place
         self.reason = reason
         self.for_good = for_good
 
@@ -50,10 +52,9 @@ class RollFailedError(StartAnew):
 class Site:
     """A site and what is known of it."""
 
-    def __init__(self, key: SiteKey, name: str, line: int, offsets: frozenset[int]) -> None:
+    def __init__(self, key: SiteKey, line: int, offsets: frozenset[int]) -> None:
         self.key = key
-        self.name = name
-        self.line = line
+        self.place = str(Loc(key[0].co_filename, line))
         self.offsets = offsets
         self.frame: FrameType | None = None
         self.start: Visit | None = None
@@ -132,7 +133,7 @@ class Rolling:
         site = self._site_of(frames[0], spot)
         if site is None:
             return ask()
-        from tracegrad.tracer.loop_visits import Condition
+        from tracegrad.tracer.loop_conditions import Condition
 
         return Condition(self, site, frames, spot).visit(tensor, ask)
 
@@ -142,7 +143,7 @@ class Rolling:
         here = id(frame), spot.offset
         site = self.sites.get(here)
         if site is None:
-            site = Site(key, code.co_name, spot.line, spot.offsets | spot.copies)
+            site = Site(key, spot.line, spot.offsets | spot.copies)
             site.frame = frame
             site.refusal = spot.refusal or self.disabled.get(key)
             self.sites[here] = site
@@ -167,12 +168,13 @@ class Rolling:
     def report(self, site: Site, reason: str) -> None:
         """Note why a loop is not rolled."""
         self.disabled.setdefault(site.key, reason)
-        log("trace", lambda: f"the loop at {site.name}:{site.line} is not rolled: {reason}")
+        self.known.note(site.place, reason)
+        log("trace", lambda: f"the loop at {site.place} is not rolled: {reason}")
 
     # ---------------------------------------------------------------------- failure
 
     def check_concrete(self, value: Value, kind: str) -> None:
-        """Python asks for a number or an array. RollFailedError if it is one that a loop carries."""
+        """Python asks for a number or an array. RollFailedError if a loop carries that."""
         for site in self.open_sites():
             trial = site.trial
             assert trial is not None
@@ -184,7 +186,7 @@ class Rolling:
                 inside = self.is_inside(site)
                 asked = f"{kind}() of a value that it carries"
                 raise RollFailedError(
-                    site.key, f"its body asks for {asked}" if inside else asked, inside
+                    site, f"its body asks for {asked}" if inside else asked, inside
                 )
 
     def before_write(self, memory: Memory) -> None:
@@ -213,8 +215,9 @@ class Rolling:
         """A value is used that was computed in an iteration which a loop node has replaced."""
         site = self._dropped.get(id(value.node))
         assert site is not None
+        at = value.node.loc if value.node is not None else None
         return RollFailedError(
-            site.key, f"what one of its iterations computed, {value.node.loc}, is used later", True
+            site, f"what one of its iterations computed, at {at}, is used later", True
         )
 
     def drop(self, site: Site, to: Checkpoint) -> None:
@@ -237,8 +240,9 @@ class Rolling:
     def note(self, site: Site) -> None:
         """A loop was rolled."""
         self.rolled.append(site)
+        self.known.note(site.place, None)
         self.counts.loops += 1
-        log("trace", lambda: f"the loop at {site.name}:{site.line} is one node")
+        log("trace", lambda: f"the loop at {site.place} is one node")
 
     def number(self) -> int:
         """A number for one more carried value."""
