@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tracegrad as tg
-from benchmarks.loops.program import JAX, NUMBA, PLAIN
+from benchmarks.loops.program import EXPLICIT, JAX, NUMBA, PLAIN
 from benchmarks.loops.programs import PROGRAMS
 
 # Enough for every path of the program, small enough to run without compilation.
@@ -94,6 +94,16 @@ def test_the_plain_loop_agrees_with_the_adjoint_by_hand(program):
     for arguments in small_arguments(program)[:2]:
         expected = outcome(program, NUMBA.key, "gradient", by_hand, arguments)
         assert_same(outcome(program, PLAIN.key, "gradient", eager, arguments), expected)
+
+
+@pytest.mark.parametrize("system", [PLAIN, EXPLICIT], ids=lambda system: system.key)
+@each_program
+def test_compiled_loops_agree_with_the_adjoint_by_hand(program, system):
+    by_hand = program.functions(NUMBA.key)["gradient"]
+    compiled = program.functions(system.key)["gradient"]
+    for arguments in small_arguments(program)[:2]:
+        expected = outcome(program, NUMBA.key, "gradient", by_hand, arguments)
+        assert_same(outcome(program, system.key, "gradient", compiled, arguments), expected)
 
 
 @each_program
