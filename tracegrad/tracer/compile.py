@@ -99,7 +99,7 @@ class CompiledFunction(Inspection):
         if not kwargs:
             parts = [state.grad_enabled, promotion._default]
             for value in args:
-                kind = type(value)
+                kind: Hashable = type(value)
                 if kind is Tensor:
                     cached = value._key
                     if cached is not None and cached[0] is value._array:

@@ -127,7 +127,7 @@ def apply_whole(
     """The outputs of `graph` on tensors. It is one node on the tape, and is recorded as it is."""
     arrays = [x._array for x in inputs]
     if values is None:
-        values = _example(graph, inputs) or _own(evaluated(graph, arrays), arrays)
+        values = _example(graph, inputs) or results_of(graph, arrays)
     outputs = [
         wrap(np.asarray(value, node.dtype.numpy))
         for value, node in zip(values, graph.outputs, strict=True)
@@ -168,6 +168,11 @@ _ELEMENTS = 2_000
 
 class _LongError(Exception):
     """The interpreter would take too long."""
+
+
+def results_of(graph: Graph, arrays: Sequence[Array]) -> list[Array]:
+    """The outputs of `graph` on arrays, with memory of their own."""
+    return _own(evaluated(graph, arrays), arrays)
 
 
 def evaluated(graph: Graph, arrays: Sequence[Array]) -> list[Array]:

@@ -9,13 +9,12 @@ import numpy as np
 
 from tracegrad.ir.ops.control import while_loop
 from tracegrad.tracer.bounds import require_none, watched
-from tracegrad.tracer.control import apply_control, control_graph
+from tracegrad.tracer.control import apply_control, control_graph, results_of
 from tracegrad.tracer.dispatch import constant
 from tracegrad.tracer.inputs import storage_of
 from tracegrad.tracer.loop_bodies import Body, assemble
 from tracegrad.tracer.loop_paths import joined
 from tracegrad.tracer.loop_records import Anchor, KnownCarry, LoopRecord, renamed
-from tracegrad.tracer.loop_runs import run_loop
 from tracegrad.tracer.loop_state import Way, put
 from tracegrad.tracer.loop_trials import LoopVisit
 from tracegrad.tracer.loop_visits import (
@@ -101,7 +100,7 @@ class ClosingVisit(LoopVisit):
         }
         inputs += consts
         graph, operands = control_graph(while_loop, inputs, params)
-        values = run_loop(body.graph, inputs, carried, graph, operands)
+        values = results_of(graph, [x._array for x in operands])
         results = apply_control(while_loop, inputs, params, values=values)
         count, results = results[0], results[1:]
         if body.checks:
