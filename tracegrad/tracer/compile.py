@@ -99,7 +99,7 @@ class CompiledFunction(Inspection):
         if not kwargs:
             parts = [state.grad_enabled, promotion._default]
             for value in args:
-                kind: Hashable = type(value)
+                kind = type(value)
                 if kind is Tensor:
                     cached = value._key
                     if cached is not None and cached[0] is value._array:
@@ -110,8 +110,10 @@ class CompiledFunction(Inspection):
                     parts.append(
                         value._requires_grad or (value._base is not None and value.requires_grad)
                     )
-                elif kind is float or kind is int:
-                    parts.append(kind)
+                elif kind is float:
+                    parts.append(float)
+                elif kind is int:
+                    parts.append(int)
                 else:
                     parts = None
                     break

@@ -553,7 +553,7 @@ class Recorder(InputTable):
         return value.position < len(nodes) and nodes[value.position] is value.node
 
     def _standing(self, memory: Memory) -> Value | None:
-        """The value of a memory. RollFailedError if a loop that was rolled has done away with it."""
+        """The value of a memory. RollFailedError if a rolled loop has done away with it."""
         value = memory.value
         if value is None or self._stands(value):
             return value
