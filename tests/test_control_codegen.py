@@ -414,3 +414,14 @@ def test_large_steps_of_a_loop_are_kernels_of_their_own():
         graph = b.finish(loop(b, 5, True, [x, s], body, carries=2))
     executable = check(graph, np.random.default_rng(4).normal(size=n), np.asarray(0.25))
     assert "run_step(" in executable.source
+
+
+def test_arrays_without_elements_are_carried():
+    def make(b, t, x, y):
+        return [true(b), y, x * 2.0]
+
+    body = body_of([INDEX, f64(0, 3), f64(0, 3)], make)
+    with Builder() as b:
+        x, y = b.input(f64(0, 3)), b.input(f64(0, 3))
+        graph = b.finish(loop(b, 4, True, [x, y], body, carries=2))
+    check(graph, np.zeros((0, 3)), np.ones((0, 3)))

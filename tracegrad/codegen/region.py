@@ -174,7 +174,7 @@ class _RegionPrinter:
         if region.scratch in text.pointers:
             text.body.insert(reset, f"arena_reset({text.arena(region.scratch)})")
         for home in region.homes:
-            if home.settle is not None:
+            if home.settle is not None and 0 not in home.settle.domain:
                 moved, there = text.name(home.variable), text.pointer(home.end)
                 text.line(0, f"if address_of({moved}) != address_of({there}):")
                 self.kernel(home.settle, region.exit, 1)
