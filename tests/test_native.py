@@ -397,7 +397,7 @@ def multiply(code, a, b, c, transposed_a, transposed_b, batch=(), alpha=1.0, bet
 @pytest.mark.parametrize("code", ["f32", "f64"])
 def test_products_of_every_shape(code):
     random = np.random.default_rng(3)
-    sizes = itertools.product((0, 1, 3, 9), (0, 1, 2, 8), (0, 1, 4, 17))
+    sizes = itertools.product((0, 1, 3, 9), (0, 1, 2, 8, 87), (0, 1, 4, 17))
     for (m, n, k), ta, tb in itertools.product(sizes, (False, True), (False, True)):
         a = random.normal(size=(k, m) if ta else (m, k)).astype(NUMPY[code])
         b = random.normal(size=(n, k) if tb else (k, n)).astype(NUMPY[code])

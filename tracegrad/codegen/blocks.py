@@ -50,8 +50,12 @@ def plan_block(
     arenas: dict[Node, Buffer],
     scratch: Buffer,
     head: Kernel,
+    ready: Mapping[Node, View],
 ) -> tuple[Block, bool]:
-    """The steps of a body or branch, and whether stacks live within it."""
+    """The steps of a body or branch, and whether stacks live within it.
+
+    `ready`: values that are in memory already.
+    """
     from tracegrad.codegen.schedule import scheduled
 
     uses = [graph.outputs.count(x) for x in graph.outputs]
@@ -68,6 +72,9 @@ def plan_block(
         # A copy: an attempt that fails may have put something into it.
         begin = Kernel((), None, list(head.roots), len(scheduler.steps))
         scheduler.steps.append(begin)
+        for x, view in ready.items():
+            scheduler.places[x] = view
+            scheduler.step_of[x] = -1
         scheduler.visit(wanted)
         scheduler.handed_over.update(graph.outputs)
         exchange = _settle(scheduler, graph, sinks)

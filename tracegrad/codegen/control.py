@@ -20,6 +20,7 @@ from tracegrad.codegen.blocks import (
     scalar_view,
     whole_view,
 )
+from tracegrad.codegen.gemm import TILED_OPERAND
 from tracegrad.codegen.steps import (
     Block,
     Branch,
@@ -161,7 +162,8 @@ def _plan_loop(scheduler: Scheduler, node: Node, context: Surroundings) -> Loop:
 
     (known,) = inside(node, scheduler.known)
     scratch = context.scratch
-    block, uses_scratch = plan_block(body, views, known, owned, sinks, arenas, scratch, head)
+    ready = _turned(scheduler, body, carries, operands[2:])
+    block, uses_scratch = plan_block(body, views, known, owned, sinks, arenas, scratch, head, ready)
     loop = Loop(
         node,
         entry.block,
@@ -184,6 +186,31 @@ def _plan_loop(scheduler: Scheduler, node: Node, context: Surroundings) -> Loop:
     for i, view in enumerate(results):
         context.place(i, view)
     return loop
+
+
+def _turned(
+    scheduler: Scheduler, body: Graph, carries: int, operands: Sequence[Node]
+) -> dict[Node, View]:
+    """Transposed constants that each iteration multiplies by, as matrices of their own: the product
+    of small matrices wants the rows of its right operand in one piece.
+    """
+    outer = dict(zip(body.inputs[1:], operands, strict=False))
+    carried = set(body.inputs[1 : 1 + carries])
+    ready: dict[Node, View] = {}
+    for node in body.nodes:
+        x = node.inputs[-1] if node.op.name == "matmul" else node
+        if x.op.name != "transpose" or x in ready or x.type.size > TILED_OPERAND:
+            continue
+        source = x.inputs[0]
+        if source in carried or source not in outer or outer[source].type != source.type:
+            continue
+        with Builder() as builder:
+            turned = builder.adopt(x, [outer[source]])
+        buffer = scheduler.buffer("temporary", turned)
+        ready[x] = whole_view(buffer, turned.type)
+        scheduler.store(turned, ready[x], turned, alone=True)
+        scheduler.handed_over.add(turned)
+    return ready
 
 
 def _read(head: Kernel, x: Node, view: View) -> View:
@@ -250,7 +277,9 @@ def _plan_branch(scheduler: Scheduler, node: Node, context: Surroundings) -> Bra
             if isinstance(x.type, StackType):
                 arenas.setdefault(x, context.arena(i))
         head = Kernel((), None)
-        block, uses = plan_block(branch, views, known, owned, sinks, arenas, context.scratch, head)
+        block, uses = plan_block(
+            branch, views, known, owned, sinks, arenas, context.scratch, head, {}
+        )
         uses_scratch |= uses
         blocks.append(block)
     step = Branch(node, entry.block, index, blocks)

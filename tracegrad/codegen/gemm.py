@@ -1,9 +1,9 @@
-"""Matrix multiplication: one kernel for each float type, around BLAS.
+"""Matrix multiplication: one kernel for each float type, around BLAS and tiles.
 
 C = alpha * op(A) op(B) + beta * C for a batch of row-major matrices, where op is the matrix or its
 transpose. BLAS is column-major and sees a row-major matrix as its transpose, so it is asked for
-C' = op(B)' op(A)'. A vector operand goes to `gemv`; a very small product to plain loops, since BLAS
-takes longer to start than to compute it.
+C' = op(B)' op(A)'. A vector operand goes to `gemv`; a small product is computed in tiles held in
+vector registers, and a very small one by plain loops, since BLAS takes longer to start.
 
 The kernel's extent is the number of products in the batch. The addresses of the BLAS routines are
 words of the table, supplied by `runtime`, so that cached machine code holds none.
@@ -19,6 +19,13 @@ from tracegrad.codegen.table import real_bits
 # Products with at most this many multiplications are done by the plain loops: 14 ns instead of 60
 # for 2 x 2, equal at about 5 x 5.
 SMALL_PRODUCT = 64
+
+# Products of at most so many multiplications, whose right operand has at most so many elements, are
+# done in tiles: beyond, BLAS gains by packing its operands.
+TILED_PRODUCT = 1 << 21
+TILED_OPERAND = 1 << 16
+
+_BLAS, _LOOPS, _TILES = 0, 1, 2
 
 _INT32_MAX = 2**31 - 1
 
@@ -72,21 +79,31 @@ def gemm_table(
     lda = max(1, a.rows_apart or 0, m if a.transposed else k)
     ldb = max(1, b.rows_apart or 0, k if b.transposed else n)
     ldc = max(1, c.rows_apart or 0, n)
-    small = m * n * k <= SMALL_PRODUCT
+    way = _way(m, n, k, b.transposed, beta)
     words = [*addresses, a.slot, b.slot, c.slot, m, n, k, int(a.transposed), int(b.transposed)]
-    words += [lda, ldb, ldc, real_bits(alpha), real_bits(beta), int(small), len(batch)]
+    words += [lda, ldb, ldc, real_bits(alpha), real_bits(beta), way, len(batch)]
     for axis in batch:
         words += [axis.size, axis.stride_a, axis.stride_b, axis.stride_c]
     return words
 
 
+def _way(m: int, n: int, k: int, transposed_b: bool, beta: float) -> int:
+    """Whether a product goes to BLAS, to the plain loops, or to tiles."""
+    if m * n * k <= SMALL_PRODUCT:
+        return _LOOPS
+    fits = m * n * k <= TILED_PRODUCT and n * k <= TILED_OPERAND
+    return _TILES if fits and n > 1 and not transposed_b and beta in (0.0, 1.0) else _BLAS
+
+
 def gemm_source(code: str) -> str:
     """The source of the kernel for element type "f32" or "f64"."""
-    return _SOURCE.replace("REAL", code)
+    lane = 16 if code == "f32" else 8
+    source = _SOURCE.replace("WIDE", str(4 * lane)).replace("LANE", str(lane))
+    return source.replace("REAL", code)
 
 
 _SOURCE = '''\
-"""C = alpha * op(A) op(B) + beta * C for a batch of row-major matrices, by BLAS."""
+"""C = alpha * op(A) op(B) + beta * C for a batch of row-major matrices."""
 
 from tracegrad.codegen.primitives import (
     REAL,
@@ -98,6 +115,12 @@ from tracegrad.codegen.primitives import (
     pointer_REAL,
     real,
     store,
+    tile_REAL_1xLANE,
+    tile_REAL_1xWIDE,
+    tile_REAL_1xless,
+    tile_REAL_4xLANE,
+    tile_REAL_4xWIDE,
+    tile_REAL_4xless,
     word,
 )
 
@@ -118,7 +141,7 @@ def kernel(pointers, table, start, stop):
     ldc = word(table, 12)
     alpha = real(table, 13)
     beta = real(table, 14)
-    small = word(table, 15)
+    way = word(table, 15)
     axes = word(table, 16)
     for item in range(start, stop):
         offset_a = 0
@@ -136,7 +159,48 @@ def kernel(pointers, table, start, stop):
         a = advance(first_a, offset_a)
         b = advance(first_b, offset_b)
         c = advance(first_c, offset_c)
-        if small == 0 and n != 1 and m != 1:
+        if way == 2:
+            adds = 0 if beta == 0.0 else 1
+            row_a = 1 if transposed_a != 0 else lda
+            column_a = lda if transposed_a != 0 else 1
+            for i in range(0, m - 3, 4):
+                ai = advance(a, i * row_a)
+                ci = advance(c, i * ldc)
+                j = 0
+                while j + WIDE <= n:
+                    bj = advance(b, j)
+                    cj = advance(ci, j)
+                    tile_REAL_4xWIDE(ai, row_a, column_a, bj, ldb, cj, ldc, k, alpha, adds, WIDE)
+                    j += WIDE
+                while j + LANE <= n:
+                    bj = advance(b, j)
+                    cj = advance(ci, j)
+                    tile_REAL_4xLANE(ai, row_a, column_a, bj, ldb, cj, ldc, k, alpha, adds, LANE)
+                    j += LANE
+                if j < n:
+                    bj = advance(b, j)
+                    cj = advance(ci, j)
+                    tile_REAL_4xless(ai, row_a, column_a, bj, ldb, cj, ldc, k, alpha, adds, n - j)
+            for i in range(m // 4 * 4, m):
+                ai = advance(a, i * row_a)
+                ci = advance(c, i * ldc)
+                j = 0
+                while j + WIDE <= n:
+                    bj = advance(b, j)
+                    cj = advance(ci, j)
+                    tile_REAL_1xWIDE(ai, row_a, column_a, bj, ldb, cj, ldc, k, alpha, adds, WIDE)
+                    j += WIDE
+                while j + LANE <= n:
+                    bj = advance(b, j)
+                    cj = advance(ci, j)
+                    tile_REAL_1xLANE(ai, row_a, column_a, bj, ldb, cj, ldc, k, alpha, adds, LANE)
+                    j += LANE
+                if j < n:
+                    bj = advance(b, j)
+                    cj = advance(ci, j)
+                    tile_REAL_1xless(ai, row_a, column_a, bj, ldb, cj, ldc, k, alpha, adds, n - j)
+            continue
+        if way == 0 and n != 1 and m != 1:
             gemm(
                 gemm_address, transposed_b, transposed_a,
                 n, m, k, alpha, b, ldb, a, lda, beta, c, ldc,
@@ -151,7 +215,7 @@ def kernel(pointers, table, start, stop):
             for i in range(m):
                 for j in range(n):
                     store(c, i * ldc + j, REAL(beta) * load_output(c, i * ldc + j))
-        if small == 0 and k > 0:
+        if way == 0 and k > 0:
             if n == 1:
                 step_b = 1 if transposed_b != 0 else ldb
                 if transposed_a != 0:

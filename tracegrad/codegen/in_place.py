@@ -60,9 +60,9 @@ class _Planner:
                     taken.add(base)
             elif is_control(node):
                 for x in dict.fromkeys(node.inputs):
-                    # Handed over twice, the memory would be two values at once.
-                    once = node.inputs.count(x) == 1
-                    if x not in taken and once and self.may_overwrite(node, x):
+                    if x in taken or self.is_shared(node, x):
+                        continue
+                    if self.may_overwrite(node, x):
                         consumed.add((node, x))
                         taken.add(x)
         return Updates(self.order(), in_place, consumed)
@@ -117,6 +117,15 @@ class _Planner:
                     found.add(user)
                     work.append(user)
         return found
+
+    def is_shared(self, node: Node, base: Node) -> bool:
+        """Whether control flow gets the memory of `base` by two operands, which would be two values
+        at once: twice as it is, or through a view besides.
+        """
+        if node.inputs.count(base) > 1:
+            return True
+        views = [x for x in node.inputs if x.shape and x is not base and x not in self.roots]
+        return any(self.reads(x, base) for x in views)
 
     def separate(self, node: Node, base: Node) -> None:
         """Compute an array that is stored into `base` before the store, if it reads `base`."""

@@ -19,4 +19,5 @@ from tracegrad.codegen.primitives.half import f16  # noqa: F401
 from tracegrad.codegen.primitives.integers import *  # noqa: F403
 from tracegrad.codegen.primitives.random import *  # noqa: F403
 from tracegrad.codegen.primitives.regions import *  # noqa: F403
+from tracegrad.codegen.primitives.tiles import *  # noqa: F403
 from tracegrad.codegen.primitives.vectormath import *  # noqa: F403
