@@ -10,19 +10,10 @@ import numpy as np
 
 from tracegrad.ir.graph import Builder, Graph, Node, reachable
 from tracegrad.ir.op import OPS
-from tracegrad.ir.ops.control import FLAG, INDEX, cond
-from tracegrad.ir.types import TensorType, int64
+from tracegrad.ir.ops.control import FLAG, INDEX, cond, item
+from tracegrad.ir.types import TensorType, bool_, int64
 from tracegrad.tracer.bounds import Requirement, any_outside, remember
-from tracegrad.tracer.loop_paths import Check, Junction, LoopRef, Path
-
-
-@dataclass
-class Exit:
-    """A way out of the body that no path knows: at the guard of `junction`, for `outcome`."""
-
-    junction: Junction
-    outcome: bool
-    prefix: list[tuple[str, Any]]
+from tracegrad.tracer.loop_paths import Check, Junction, LoopRef, Path, remember_exits
 
 
 @dataclass
@@ -35,14 +26,14 @@ class Body:
 
     goes_on    the outcome of the condition at the site with which every path begins; None if there
                are both, or none.
-    exits      what the code says: 0 for none, or 1 + the number of the exit.
+    exits      how many ways out there are that no path knows: the code says which, or 0.
     """
 
     graph: Graph
     outer: list[tuple[int, int]]
     goes_on: bool | None
     carries_condition: bool
-    exits: list[Exit]
+    exits: int
     checks: list[Requirement] = field(default_factory=list)
 
 
@@ -90,6 +81,12 @@ class _Scope:
                 self.assembly.import_outer(current)
             else:
                 step = self.assembly.step(current)
+                if step.op is item:
+                    # Only tensors go into a branch: what a tuple has is taken where the tuple is.
+                    holder = self._holder(step.operands[0])
+                    if holder is not None and holder is not self:
+                        holder.node(current)
+                        continue
                 missing = [x for x in step.operands if not self.is_ready(x)]
                 if missing:
                     work.extend(missing)
@@ -98,6 +95,12 @@ class _Scope:
                 self.known[current] = self.builder.append(step.op, operands, step.params, step.loc)
                 work.pop()
         return self.known[ref]
+
+    def _holder(self, ref: LoopRef) -> _Scope | None:
+        scope: _Scope | None = self
+        while scope is not None and ref not in scope.known:
+            scope = scope.outer
+        return scope
 
     def is_ready(self, ref: LoopRef) -> bool:
         return ref in self.known or self.has(ref)
@@ -115,7 +118,7 @@ class _Assembly:
         self.carries = carries
         self.outer_types = outer_types
         self.outer: list[tuple[int, int]] = []
-        self.exits: list[Exit] = []
+        self.exits = 0
         self.path: list[Junction] = []
         self.top = _Scope(self, None, "body")
         self.has_code = any(_has_exit(root) for root in roots.values())
@@ -156,6 +159,7 @@ class _Assembly:
             (root,) = self.roots.values()
             made = self._emit(top, root, ("fault", 0))
         graph = _finished(top, made, top.builder.inputs)
+        remember_exits(graph, self.exits)
         return Body(
             graph,
             self.outer,
@@ -206,18 +210,20 @@ class _Assembly:
         junction: Junction | None,
     ) -> list[Node]:
         """Both ways on from a condition."""
-        condition = scope.node(asked)
+        index = scope.node(asked)
+        if index.dtype is bool_:
+            with scope.builder:
+                index = OPS["cast"](index, dtype=int64)
         scopes = []
         outputs = []
-        for outcome in (False, True):
-            branch = _Scope(self, scope, "taken" if outcome else "not_taken")
+        for outcome in range(2 if junction is None else junction.piece.choices):
+            branch = _Scope(self, scope, f"way{outcome}")
             with branch.builder:
                 if outcome in ways:
                     made = self._emit(branch, ways[outcome], fault)
                 else:
-                    assert junction is not None
-                    self.exits.append(Exit(junction, outcome, []))
-                    made = self._exit(branch, len(self.exits), fault)
+                    self.exits += 1
+                    made = self._exit(branch, self.exits, fault)
             scopes.append(branch)
             outputs.append(made)
         refs = list(dict.fromkeys(ref for branch in scopes for ref in branch.taken))
@@ -231,9 +237,8 @@ class _Assembly:
             graphs.append(_finished(branch, made, inputs))
             scope.requirements.extend(branch.requirements)
         with scope.builder:
-            index = OPS["cast"](condition, dtype=int64)
             node = cond(index, *operands, branches=tuple(graphs))
-            return [OPS["item"](node, index=i) for i in range(len(outputs[0]))]
+            return [item(node, index=i) for i in range(len(outputs[0]))]
 
     def _end(self, scope: _Scope, path: Path, fault: LoopRef) -> list[Node]:
         carried = [scope.node(ref) for ref in path.results]
@@ -294,7 +299,7 @@ def _has_exit(junction: Junction) -> bool:
         return False
     if None in junction.ways:
         return _has_exit(junction.ways[None])
-    return len(junction.ways) < 2 or any(map(_has_exit, junction.ways.values()))
+    return len(junction.ways) < junction.piece.choices or any(map(_has_exit, junction.ways.values()))
 
 
 def _has_check(junction: Junction) -> bool:

@@ -116,7 +116,7 @@ class ClosingVisit(LoopVisit):
         self.last_condition = results[len(carries)] if body.carries_condition else None
         if code is None:
             return 0
-        return int(recorder.ask(code, "int", int(code._array)))
+        return int(recorder.ask(code, "exit", int(code._array)))
 
     def first(self, start: Visit) -> int:
         """The number of the iteration that the loop begins with."""

@@ -33,10 +33,11 @@ class Condition(ClosingVisit):
     def visit(self, tensor: Tensor, ask: Callable[[], bool]) -> bool:
         """Whether Python goes on: what it is told."""
         site = self.site
+        condition = as_truth(tensor)
         now = self.look()
         if now is None:
             return ask()
-        now.condition = tensor
+        now.condition = condition
         now.around = self._around()
         if site.previous is not None and site.previous.around != now.around:
             # A loop around has come to its next item.
@@ -103,6 +104,15 @@ class Condition(ClosingVisit):
         else:
             self.go_on_from(outcome)
         return outcome
+
+
+def as_truth(tensor: Tensor) -> Tensor:
+    """bool[]: the truth of a tensor of one element."""
+    if tensor.ndim:
+        tensor = apply(OPS["reshape"], [tensor], {"shape": ()})
+    if tensor._array.dtype.kind != "b":
+        tensor = apply(OPS["ne"], [tensor, constant(0, tensor._array.dtype)])
+    return tensor
 
 
 def negated(condition: Tensor) -> Tensor:

@@ -15,10 +15,11 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from tracegrad.ir.graph import Literal, Loc, Node
+from tracegrad.ir.graph import Graph, Literal, Loc, Node
 from tracegrad.ir.op import CONSTANT, Op
 from tracegrad.ir.params import frozen_params
 from tracegrad.ir.types import Type
@@ -59,14 +60,18 @@ class Check:
 
 @dataclass
 class Piece:
-    """The operations between two guards of an iteration; `asked` is what the guard asks for."""
+    """The operations between two guards of an iteration.
+
+    asked    what the guard asks for: a truth, or how a loop inside came to its end.
+    choices  how many outcomes there are.
+    """
 
     steps: list[Step]
     checks: list[Check]
     asked: LoopRef | None = None
     kind: str = ""
     outcome: Hashable = None
-    loc: Loc | None = None
+    choices: int = 2
 
     def key(self) -> Hashable:
         """Equal for the same piece in two recordings."""
@@ -87,6 +92,19 @@ class Path:
     pieces: list[Piece]
     results: list[LoopRef] = field(default_factory=list)
     following: LoopRef | None = None
+
+
+_exits: WeakKeyDictionary[Graph, int] = WeakKeyDictionary()
+
+
+def remember_exits(body: Graph, count: int) -> None:
+    """In so many ways a loop can end beside its regular end."""
+    _exits[body] = count
+
+
+def exits_of(body: Graph) -> int:
+    """In how many ways a loop can end beside its regular end."""
+    return _exits.get(body, 0)
 
 
 class Recorded:
@@ -176,7 +194,9 @@ class Recorded:
             if guard is not None:
                 piece.asked = self._of_place(guard.ref)
                 piece.kind = guard.kind
-                piece.loc = guard.loc
+                if guard.kind == "exit":
+                    asked = self._segments[guard.ref[0]].builder.nodes[guard.ref[1]]
+                    piece.choices = 1 + exits_of(asked.inputs[0].params["body"])
             found.append(piece)
         return found
 

@@ -212,7 +212,7 @@ class LoopVisit:
         asked = [piece for piece in pieces if piece.asked is not None]
         for piece, outcome in zip(asked, guards[len(guards) - len(asked) :], strict=True):
             piece.outcome = outcome
-            if piece.kind != "bool":
+            if piece.kind not in ("bool", "exit"):
                 raise MismatchError(f"its body asks for {piece.kind}() of a tensor")
         path = Path(trial.outcome, pieces)
         path.results = [recorded.ref(value) for value in results if value is not None]

@@ -17,7 +17,7 @@ def outcome(kind: str, value: Any) -> Hashable:
         return bool(value)
     if kind == "array":
         return Literal(np.asarray(value))
-    if kind in ("int", "index"):
+    if kind in ("int", "index", "exit"):
         return int(value)
     number = value.item() if isinstance(value, np.ndarray | np.generic) else value
     if kind == "float":

@@ -110,6 +110,7 @@ class Counter:
         self.site.refusal = refusal_of(code, inner.offsets)
         if self.site.refusal is not None:
             rolling.report(self.site, self.site.refusal)
+        rolling.begin(frame, self.site)
         rolling.sites[id(self)] = self.site
 
     def __iter__(self) -> Counter:
@@ -160,7 +161,7 @@ class Counter:
             place = place * self.step
         if isinstance(self.start, int) and self.start == 0:
             # A tensor of its own: nobody may change the counter.
-            return place + 0 if isinstance(place, Tensor) else place
+            return place if index is None else place + 0
         return self.start + place
 
 

@@ -165,6 +165,12 @@ class Rolling:
             if other is not site and other.frame is frame and other.offsets < site.offsets:
                 other.reset()
 
+    def begin(self, frame: FrameType, site: Site) -> None:
+        """A loop is executed anew, and so are those inside of it."""
+        for other in self.sites.values():
+            if other is not site and other.frame is frame and other.offsets <= site.offsets:
+                other.reset()
+
     def report(self, site: Site, reason: str) -> None:
         """Note why a loop is not rolled."""
         self.disabled.setdefault(site.key, reason)
@@ -200,7 +206,15 @@ class Rolling:
 
     def open_sites(self) -> list[Site]:
         """The sites whose iteration is being recorded."""
-        return [site for site in self.sites.values() if site.trial is not None]
+        found = []
+        for site in self.sites.values():
+            if site.trial is not None:
+                if self.is_inside(site) or not site.paths:
+                    found.append(site)
+                else:
+                    # The loop was left in that iteration.
+                    site.reset()
+        return found
 
     def is_inside(self, site: Site) -> bool:
         """Whether the loop of a site is being executed now."""
@@ -272,7 +286,8 @@ class Rolling:
 
     def trials(self) -> list[Site]:
         """The sites whose iteration is being recorded, the outermost first."""
-        return sorted(self.open_sites(), key=lambda site: site.trial.place)  # type: ignore[union-attr]
+        inside = [site for site in self.open_sites() if self.is_inside(site)]
+        return sorted(inside, key=lambda site: site.trial.place)  # type: ignore[union-attr]
 
     def origin_of(self, value: Value) -> Origin | None:
         """Where a value comes from; None if no other trace could find it."""

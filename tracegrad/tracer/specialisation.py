@@ -163,7 +163,7 @@ class Specialisation:
                 # Mostly it is the very object: a look is enough.
                 if type(guard) is Guard and guard.read(leaves) is guard.expected:
                     continue
-            except Exception:  # noqa: S110
+            except Exception:
                 # What is not there, or cannot be read, is for the guard to judge.
                 pass
             if not guard.holds(leaves):

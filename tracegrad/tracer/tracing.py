@@ -13,6 +13,7 @@ from tracegrad.tracer import access, late_hooks
 from tracegrad.tracer.captures import Survey
 from tracegrad.tracer.debugging import Message
 from tracegrad.tracer.inputs import StartAnew, parent_of, storage_of
+from tracegrad.tracer.loop_records import KnownLoops, SiteKey
 from tracegrad.tracer.recorder import Recorder
 from tracegrad.tracer.recording import (
     End,
@@ -25,7 +26,6 @@ from tracegrad.tracer.recording import (
     TraceInput,
     Write,
 )
-from tracegrad.tracer.loop_records import KnownLoops, SiteKey
 from tracegrad.tracer.rolling import Rolling
 from tracegrad.tracer.state import state
 from tracegrad.tracer.stores import Places, Reached, Store, take_apart
