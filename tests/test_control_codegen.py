@@ -425,3 +425,44 @@ def test_arrays_without_elements_are_carried():
         x, y = b.input(f64(0, 3)), b.input(f64(0, 3))
         graph = b.finish(loop(b, 4, True, [x, y], body, carries=2))
     check(graph, np.zeros((0, 3)), np.ones((0, 3)))
+
+
+@pytest.mark.parametrize("sliced", [False, True])
+def test_memory_is_not_handed_over_while_a_view_of_it_is_read(sliced):
+    """The inner loop gets an array to change, and the same array from behind."""
+
+    def inner(b, t, y, v):
+        old = v if sliced else OPS["gather"](v, t)
+        return [true(b), OPS["scatter"](y, OPS["gather"](y, t) + old, t)]
+
+    inner_body = body_of([INDEX, f64(3), f64() if sliced else f64(3)], inner)
+
+    def outer(b, t, x):
+        operands = [x, OPS["flip"](x, axes=(0,))]
+        params = {"carries": 1, "slices": 1, "length": 3} if sliced else {"carries": 1}
+        return [true(b), loop(b, 3, True, operands, inner_body, **params)[1]]
+
+    body = body_of([INDEX, f64(3)], outer)
+    with Builder() as b:
+        x = b.input(f64(3))
+        graph = b.finish(loop(b, 2, True, [x], body, carries=1))
+    check(graph, np.array([0.3, 0.5, 0.9]))
+
+
+def test_a_branch_does_not_get_memory_while_a_view_of_it_is_read():
+    where = {"strides": (1,)}
+
+    def change(b, y, v):
+        part = OPS["slice"](v, starts=(0,), limits=(2,), **where)
+        return [OPS["update_slice"](y, part, starts=(1,), limits=(3,), **where)]
+
+    branches = (body_of([f64(3)] * 2, change), body_of([f64(3)] * 2, lambda b, y, v: [y + v]))
+
+    def outer(b, t, x):
+        return [true(b), items(cond(t, x, OPS["flip"](x, axes=(0,)), branches=branches))[0]]
+
+    body = body_of([INDEX, f64(3)], outer)
+    with Builder() as b:
+        x = b.input(f64(3))
+        graph = b.finish(loop(b, 2, True, [x], body, carries=1))
+    check(graph, np.array([0.3, 0.5, 0.9]))
