@@ -466,3 +466,14 @@ def test_a_branch_does_not_get_memory_while_a_view_of_it_is_read():
         x = b.input(f64(3))
         graph = b.finish(loop(b, 2, True, [x], body, carries=1))
     check(graph, np.array([0.3, 0.5, 0.9]))
+
+
+def test_an_array_is_added_to_its_own_elements():
+    def make(b, t, x, places):
+        return [true(b), OPS["scatter_add"](x, x, places)]
+
+    body = body_of([INDEX, f64(3), TensorType(int64, (3,))], make)
+    with Builder() as b:
+        x, places = b.input(f64(3)), b.input(TensorType(int64, (3,)))
+        graph = b.finish(loop(b, 3, True, [x, places], body, carries=1))
+    check(graph, np.array([1.0, 2.0, 3.0]), np.array([2, 0, 1]))

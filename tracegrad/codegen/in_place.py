@@ -54,7 +54,10 @@ class _Planner:
         for node in self.graph.nodes:
             if node.op.name in _UPDATES:
                 base = node.inputs[0]
-                if base not in taken and self.may_overwrite(node, base):
+                # An array whose elements are stored into itself is needed as it was.
+                if base in taken or base in node.inputs[1:]:
+                    continue
+                if self.may_overwrite(node, base):
                     self.separate(node, base)
                     in_place[node] = base
                     taken.add(base)
