@@ -526,3 +526,50 @@ def test_a_leaf_on_memory_that_is_written_through_another_argument_is_an_error()
     assert x.tolist() == [1, 1]
     assert leaf.grad is None
     assert x.grad is None
+
+
+# -------------------------------------------------------------------------------------------- loops
+
+
+def agree(function, *arguments):
+    """Compiled, called twice, against eager: the arrays of the results."""
+    expected = function.__wrapped__(*(x.clone() for x in arguments))
+    for _ in range(2):
+        got = function(*(x.clone() for x in arguments))
+        np.testing.assert_allclose(got.numpy(), expected.numpy(), rtol=1e-9, atol=1e-12)
+
+
+def test_loop_inside_does_not_keep_the_first_index_of_the_loops_around():
+    # Both inner loops are rolled while k is still the number 0, and once more when it is carried.
+    @tg.compile
+    def eliminate(a):
+        n = a.shape[0]
+        for k in range(n):
+            for i in range(k + 1, n):
+                m = a[i, k] / a[k, k]
+                for j in range(k, n):
+                    a[i, j] = a[i, j] - m * a[k, j]
+        return a
+
+    numbers = np.random.default_rng(1).standard_normal((10, 10)) + 5 * np.eye(10)
+    agree(eliminate, tg.tensor(numbers))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_loop_inside_that_changes_its_mind_late_sees_the_indices_around(seed):
+    # Whether the best row is replaced, is first seen in another round than the one recorded first.
+    @tg.compile
+    def pivots(a):
+        n = a.shape[0]
+        found = tg.zeros(n, dtype=tg.float64)
+        for k in range(n):
+            best = k
+            for i in range(k + 1, n):
+                if a[i, k].abs() > a[best, k].abs():
+                    best = i
+            found[k] = best
+        return found
+
+    numbers = np.random.RandomState(seed).randn(10, 10)
+    numbers[0, 0] = numbers[1, 1] = 9.0
+    agree(pivots, tg.tensor(numbers))

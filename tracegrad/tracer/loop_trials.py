@@ -114,7 +114,6 @@ class LoopVisit:
         start = self.site.start
         assert start is not None
         recorder.scope.answered = dict(start.checkpoint.answered)
-        recorder.segments[-1].builder.start_anew()
         refs: dict[tuple[int, int], LoopRef] = {}
         fresh: list[Tensor | None] = []
         sources: list[Any] = []
@@ -137,6 +136,8 @@ class LoopVisit:
             refs[position.ref] = ("position",)
         put(self.frames, changes)
         segment = recorder.segments[-1]
+        # Nodes are told by their places in the iteration, which has all constants of its own then.
+        segment.builder.start_anew()
         self.site.carries = carries
         self.site.trial = Trial(
             visit,

@@ -110,6 +110,8 @@ class Rolling:
         # Loop nodes and visits so far, and numbers of carried values.
         self.counts = Counts()
         self._dropped: dict[int, Site] = {}
+        # Copies in place of views, by the identity of their storage.
+        self.copies: dict[int, Site] = {}
         # Identities are compared, so what has one stays alive.
         self.kept: list[Any] = []
 
@@ -197,10 +199,13 @@ class Rolling:
 
     def before_write(self, memory: Memory) -> None:
         """A memory is about to change: keep what it held where loops may begin."""
+        site = self.copies.get(id(memory.storage))
+        if site is not None:
+            raise RollFailedError(site, "it changes rows of a tensor in place", True)
         if memory.root is None:
             return
-        for site in self.sites.values():
-            for visit in (site.start, site.previous):
+        for each in self.sites.values():
+            for visit in (each.start, each.previous):
                 if visit is not None:
                     visit.checkpoint.keep(id(memory.storage), memory.root)
 
@@ -274,10 +279,11 @@ class Rolling:
         around = self.trials()
         base: tuple[Hashable, ...] = (None, tuple(outcomes), counts.loops, counts.visits)
         if around:
-            trial = around[-1].trial
-            assert trial is not None
+            trial, start = around[-1].trial, around[-1].start
+            assert trial is not None and start is not None
+            # What the loop around does not carry is part of what a record says, as it was then.
             base = (
-                around[-1].key,
+                (start.key, tuple(carry.ways for carry in trial.carries)),
                 tuple(outcomes[trial.outcomes :]),
                 counts.loops - trial.counts.loops,
                 counts.visits - trial.counts.visits,
