@@ -165,6 +165,34 @@ def test_static_range():
     assert found.ir().count("sin(") == 1
 
 
+def test_rows_of_a_tensor():
+    def network(w, sequence):
+        h = w[0] * 0
+        for x in sequence:
+            h = (w @ h + x).tanh()
+        return h, sum(row.sum() for row in sequence)
+
+    w = tensor(0.3 * np.random.default_rng(0).normal(size=(5, 5)))
+    rows = tensor(np.random.default_rng(1).normal(size=(20, 5)))
+    check(network, [(w, rows)] * 2, traces=1)
+
+
+def test_rows_that_are_changed():
+    def scale(rows):
+        rows = rows * 1
+        for i, row in enumerate(rows):
+            row *= i
+        for row in rows:
+            if row[0] > 1:
+                row += 1
+                break
+            rows = rows * 1.01
+        return rows
+
+    rows = tensor(np.random.default_rng(1).normal(size=(20, 5)))
+    check(scale, [(rows,)] * 2, rolled=False)
+
+
 def test_short_static_range_stays_as_it_is():
     def static(x):
         for i in range(3):
@@ -325,6 +353,21 @@ def test_condition_that_becomes_a_tensor():
         return x
 
     check(flag, [(X, 10.0**-t) for t in (3, 0, 9, -3, 2, 5)])
+
+
+def test_flag_that_ends_the_loop():
+    def flag(x, tolerance):
+        converged = False
+        k = 0
+        while not converged:
+            y = x.cos()
+            if (y - x).abs().max() < tolerance:
+                converged = True
+            x = y
+            k += 1
+        return x, k
+
+    check(flag, [(X, 10.0**-t) for t in (6, 1, 0, 9, 3, 12, 2)])
 
 
 def test_two_variables_that_begin_as_one():
@@ -628,6 +671,94 @@ def test_method():
     check(forward, [(X, n) for n in TRIPS], traces=1)
 
 
+def test_inner_loop_with_two_ways_out():
+    def ways(x, n):
+        c = 0
+        for i in range(n):
+            for j in range(20):
+                x = x * 1.01
+                c += 1
+                if x.sum() > 4 or j > i:
+                    break
+            x = x * 0.95
+        return x, c
+
+    check(ways, [(X, n) for n in (4, 0, 1, 19, 2, 30)])
+
+
+def test_euclid():
+    def euclid(x, a, b):
+        while b:
+            a, b = b, a % b
+            x = x * 0.9
+        return x, a
+
+    check(euclid, [(X, a, b) for a, b in [(12, 18), (7, 3), (0, 5), (5, 0), (270, 192)]], traces=1)
+
+
+def test_flag_and_text_as_state():
+    def states(x, n):
+        up = True
+        mode = "a"
+        for _ in range(n):
+            x = x * 1.1 if up else x * 0.9
+            x = x + (0.1 if mode == "a" else 0.2)
+            up = not up
+            mode = "b" if mode == "a" else "a"
+        return x
+
+    check(states, [(X, n) for n in (4, 0, 1, 19)], rolled=False)
+
+
+def test_object_of_a_closure():
+    state = types.SimpleNamespace(t=None)
+
+    def through(x, n):
+        state.t = x
+        for _ in range(n):
+            state.t = state.t * 0.9
+            x = x + state.t
+        return x
+
+    check(through, [(X, n) for n in (4, 0, 1, 19)])
+
+
+STATE = types.SimpleNamespace(t=None, n=0)
+
+
+def test_object_that_only_a_global_leads_to():
+    def through(x, n):
+        STATE.t = x
+        for _ in range(n):
+            STATE.t = STATE.t * 0.9
+            x = x + STATE.t
+        return x
+
+    check(through, [(X, n) for n in (4, 0, 1, 19)], rolled=False)
+
+
+def test_number_that_only_a_global_leads_to():
+    def through(x, n):
+        STATE.n = 0
+        for _ in range(n):
+            STATE.n += 1
+            x = x * 0.9 + STATE.n
+        return x
+
+    check(through, [(X, n) for n in (4, 0, 1, 19)], rolled=False)
+
+
+def test_builtins_that_ask_more_than_once():
+    def conditions(x, n):
+        k = 0
+        while all([x.sum() > 0.001, k < n, x.mean() > 0.0001]):
+            x = x * 0.8
+            k += 1
+        return x, k
+
+    check(conditions, [(X, n) for n in (4, 0, 1, 19)], rolled=False)
+
+
 def test_recursion():
     def descend(x, depth):
         if depth == 0:
@@ -670,6 +801,40 @@ def test_list_indexed_by_the_counter():
 
     weights = [tensor(np.full(5, 0.1 * i)) for i in range(12)]
     check(layers, [(X, weights)] * 2, rolled=False)
+
+
+def test_names_made_of_the_counter():
+    weights = {f"w{i}": tensor(np.full(5, 0.1 * i)) for i in range(12)}
+
+    def layers(x):
+        for i in range(12):
+            x = (x * weights[f"w{i}"]).sin() + weights["w" + str(i)]
+        return x
+
+    check(layers, [(X,)] * 2, rolled=False)
+
+
+def test_dictionary_by_the_counter():
+    def table(x, n):
+        known = {}
+        for i in range(12):
+            x = x * 0.9
+            known[i] = x
+        return known[n]
+
+    check(table, [(X, n) for n in (3, 7, 3)], rolled=False)
+
+
+def test_index_of_a_list_by_a_while_counter():
+    def walk(x, items):
+        k = 0
+        while k < len(items):
+            x = x * items[k]
+            k += 1
+        return x
+
+    items = [tensor(np.full(5, 0.1 * i)) for i in range(12)]
+    check(walk, [(X, items)] * 2, rolled=False)
 
 
 def test_iterator():

@@ -299,7 +299,8 @@ def _has_exit(junction: Junction) -> bool:
         return False
     if None in junction.ways:
         return _has_exit(junction.ways[None])
-    return len(junction.ways) < junction.piece.choices or any(map(_has_exit, junction.ways.values()))
+    ways = junction.ways
+    return len(ways) < junction.piece.choices or any(map(_has_exit, ways.values()))
 
 
 def _has_check(junction: Junction) -> bool:

@@ -9,7 +9,15 @@ from typing import Any
 
 from tracegrad.ir import types
 from tracegrad.ir.types import DType
-from tracegrad.tracer import conversion, creation, inplace, movement, numpy_interop, printing
+from tracegrad.tracer import (
+    conversion,
+    creation,
+    inplace,
+    movement,
+    numpy_interop,
+    printing,
+    scalars,
+)
 from tracegrad.tracer.at import At
 from tracegrad.tracer.autograd import tensor_backward
 from tracegrad.tracer.functions import METHODS
@@ -17,6 +25,7 @@ from tracegrad.tracer.indexing import get_item, set_item
 from tracegrad.tracer.operators import operators
 from tracegrad.tracer.promotion import cast
 from tracegrad.tracer.randomness import RANDOM_METHODS
+from tracegrad.tracer.ranges import rows_of
 from tracegrad.tracer.tensor import Tensor
 from tracegrad.tracer.views import is_view
 
@@ -100,7 +109,7 @@ def _methods() -> dict[str, Any]:
         "__float__": conversion.to_float,
         "__index__": conversion.to_index,
         "__len__": conversion.length,
-        "__iter__": conversion.iterate,
+        "__iter__": rows_of,
         "__contains__": conversion.contains,
         "__deepcopy__": conversion.deepcopy,
         "__reduce_ex__": lambda self, protocol: conversion.reduce(self),
@@ -108,8 +117,9 @@ def _methods() -> dict[str, Any]:
         "__array_ufunc__": numpy_interop.array_ufunc,
         "__array_function__": numpy_interop.array_function,
         "__repr__": printing.tensor_repr,
-        "__format__": printing.tensor_format,
-        "__hash__": lambda self: id(self),
+        "__format__": scalars.format_,
+        "__hash__": scalars.hash_,
+        "__str__": scalars.text,
         "at": property(At),
         "data": property(conversion.data_of, conversion.set_data),
         "T": property(movement.reversed_axes),

@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 
 from tracegrad.config import config
-from tracegrad.tracer.dispatch import constant
+from tracegrad.ir.op import OPS
+from tracegrad.tracer.conversion import iterate
+from tracegrad.tracer.dispatch import apply, constant
 from tracegrad.tracer.liveness import analysed
+from tracegrad.tracer.location import user_frame
 from tracegrad.tracer.loop_bodies import Body
 from tracegrad.tracer.loop_closing import ClosingVisit
 from tracegrad.tracer.loop_sites import is_suitable, line_of, refusal_of
@@ -31,7 +34,7 @@ def count_up(*arguments: Any) -> Any:
     if rolling is None or recorder.in_body or not 1 <= len(arguments) <= 3:
         return range(*arguments)
     frame = sys._getframe(1)
-    head = _head(frame)
+    head = _head(frame, "CALL")
     if head is None:
         return range(*arguments)
     key = frame.f_code, head
@@ -45,6 +48,21 @@ def count_up(*arguments: Any) -> Any:
     if static and len(range(start, stop, step)) < config.unroll_limit:
         return range(*arguments)
     return Counter(rolling, frame, head, start, stop, step)
+
+
+def rows_of(tensor: Tensor) -> Any:
+    """`iter(tensor)`: the tensors along the first axis, which a `for` loop can be rolled over."""
+    recorder: Any = state.recorder
+    rolling = None if recorder is None else recorder.rolling
+    frame = user_frame()
+    if rolling is None or recorder.in_body or tensor.ndim == 0 or frame is None:
+        return iterate(tensor)
+    head = _head(frame, "GET_ITER")
+    if head is None or (frame.f_code, head) in rolling.disabled:
+        return iterate(tensor)
+    if len(tensor._array) < config.unroll_limit:
+        return iterate(tensor)
+    return Rows(rolling, frame, head, tensor)
 
 
 def attach() -> None:
@@ -65,15 +83,19 @@ def _bound(value: Any) -> Any:
     return number if -(2**62) < number < 2**62 else None
 
 
-def _head(frame: FrameType) -> int | None:
-    """The head of the `for` loop that a call in `frame` stands in; None if it stands elsewhere."""
+def _head(frame: FrameType, what: str) -> int | None:
+    """The head of the `for` loop whose iterable a running call makes, or whose iterator a running
+    GET_ITER does; None if that stands elsewhere.
+    """
     if not is_suitable(frame.f_code):
         return None
     code = analysed(frame.f_code)
-    following = code.following.get(code.at(frame))
-    if following is None or code.steps[following].opname != "GET_ITER":
+    at: int | None = code.at(frame)
+    if what == "CALL":
+        at = code.following.get(code.at(frame))
+    if at is None or code.steps[at].opname != "GET_ITER":
         return None
-    head = code.following.get(following)
+    head = code.following.get(at)
     return head if head is not None and code.steps[head].opname == "FOR_ITER" else None
 
 
@@ -163,6 +185,27 @@ class Counter:
             # A tensor of its own: nobody may change the counter.
             return place if index is None else place + 0
         return self.start + place
+
+
+class Rows(Counter):
+    """The iterator of one `for` loop over a tensor.
+
+    Where the loop may be rolled, a row is a copy, of which the tensor would not see a change.
+    """
+
+    def __init__(self, rolling: Rolling, frame: FrameType, head: int, tensor: Tensor) -> None:
+        super().__init__(rolling, frame, head, 0, len(tensor._array), 1)
+        self.tensor: Any = tensor
+
+    def advance(self) -> Any:
+        """The row at the position, and on to the next."""
+        place = super().advance()
+        if not isinstance(place, Tensor):
+            return self.tensor[place]
+        place._weak = False
+        row = apply(OPS["gather"], [self.tensor, place])
+        self.rolling.copies[id(row._storage)] = self.site
+        return row
 
 
 class CountVisit(ClosingVisit):

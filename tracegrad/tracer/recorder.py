@@ -286,6 +286,11 @@ class Recorder(InputTable):
             rolling.check_concrete(self._recorded(tensor), kind)
         return self.ask(tensor, kind, value)
 
+    def spell(self, tensor: Tensor) -> None:
+        """A number becomes text: no loop that is being rolled may carry it."""
+        if self.rolling is not None and not self.in_body:
+            self.rolling.check_concrete(self._recorded(tensor), "str")
+
     def ask(self, tensor: Tensor, kind: str, value: Any) -> Any:
         """As `demand`, where no loop is to be rolled."""
         recorded = self._recorded(tensor)

@@ -7,6 +7,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from tracegrad.tracer.printing import tensor_format
+from tracegrad.tracer.state import state
 from tracegrad.tracer.tensor import Tensor
 
 
@@ -40,6 +42,27 @@ def ceil(self: Tensor) -> Any:
 def trunc(self: Tensor) -> Any:
     """`math.trunc(t)`: an int."""
     return math.trunc(self.item())
+
+
+def format_(self: Tensor, spec: str) -> str:
+    """`f"{t}"`. A whole number may become part of a name: the trace is guarded by it."""
+    if self._weak and self._array.dtype.kind == "i":
+        return format(self.item(), spec)
+    return tensor_format(self, spec)
+
+
+def text(self: Tensor) -> str:
+    """`str(t)`. What a loop carries is no text that could be part of a name."""
+    if self._weak and self._array.dtype.kind == "i" and state.recorder is not None:
+        state.recorder.spell(self)
+    return repr(self)
+
+
+def hash_(self: Tensor) -> int:
+    """As a key, a number is one by its value, and another tensor by itself."""
+    if self._weak and state.recorder is not None:
+        return hash(self.item())
+    return id(self)
 
 
 METHODS = {

@@ -59,6 +59,9 @@ class Recorder(Protocol):
         Returns the value that it gets.
         """
 
+    def spell(self, tensor: Tensor) -> None:
+        """A number became text."""
+
     def require(self, tensor: Tensor, limits: Limits) -> None:
         """Each element of `tensor` has to lie within limits, and does so now."""
 
