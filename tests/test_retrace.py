@@ -271,3 +271,17 @@ def test_compiled_rounding_decides_where_it_differs_from_eager():
         ratio = (found.sum() / x.sum()).item()
         assert min(abs(ratio - 2), abs(ratio - 3)) < 1e-4
     assert compiled.statistics.traces <= 3
+
+
+def test_one_tensor_in_two_places_takes_a_new_path():
+    """What was traced for two tensors serves a call with one, up to where no trace went."""
+    held = tg.tensor([0.1, 0.2])
+
+    @tg.compile
+    def f(x, y, n):
+        result = (x * 2.0).sin().sum() + (y * held).sum()
+        return result * 2.0 if n > 0 else result
+
+    x, y, more, less = tg.tensor([1.0, 2.0]), tg.tensor([5.0, 7.0]), tg.tensor(1), tg.tensor(0)
+    for a, b, n in [(x, y, more), (x, x, less), (x, y, less), (held, y, less), (y, y, more)] * 2:
+        np.testing.assert_allclose(f(a, b, n).numpy(), f.__wrapped__(a, b, n).numpy(), rtol=1e-6)

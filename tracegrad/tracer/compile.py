@@ -195,7 +195,7 @@ class CompiledFunction(Inspection):
         kwargs: dict[str, Any],
     ) -> Any:
         with self._lock:
-            inputs = self._retrace(found, miss, leaves, args, kwargs)
+            found, inputs = self._retrace(found, miss, leaves, args, kwargs)
             return self._run_to_the_end(found, inputs, leaves, args, kwargs)
 
     def _run_in_python_too(
@@ -231,7 +231,7 @@ class CompiledFunction(Inspection):
             try:
                 path, values = run(found.tree, arrays(inputs, found.odd))
             except UnknownOutcomeError as miss:
-                inputs = self._retrace(found, miss, leaves, args, kwargs)
+                found, inputs = self._retrace(found, miss, leaves, args, kwargs)
                 continue
             finally:
                 self.statistics.compilations += program.counters.compilations - compiled
@@ -262,12 +262,17 @@ class CompiledFunction(Inspection):
         leaves: Sequence[Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-    ) -> Sequence[Any]:
-        """Trace the way that the compiled code went and did not know; the inputs of the call."""
+    ) -> tuple[Specialisation, Sequence[Any]]:
+        """Trace the way that the compiled code went and did not know; where the trace is, and the
+        inputs of the call.
+        """
+        inputs = found.gather(leaves)
+        if inputs is not None and not found.traces(inputs):
+            return self._specialise(found.key, leaves, args, kwargs)
         described = self._describe(args, kwargs, [])
         inputs = self._record(found, miss.reason, described, leaves, args, kwargs, miss.outcomes)
         self.statistics.retraces += 1
-        return inputs
+        return found, inputs
 
     def _record(
         self,

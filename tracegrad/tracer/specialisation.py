@@ -188,6 +188,15 @@ class Specialisation:
             return None
         return inputs
 
+    def traces(self, inputs: Sequence[Any]) -> bool:
+        """Whether the trace of a call with these inputs has the same inputs.
+
+        One tensor in several places is one input of the trace. A call like that can run what was
+        traced for several, but not add to it.
+        """
+        tensors = [x for x in inputs if isinstance(x, Tensor)]
+        return self._watch_pattern or len(set(map(id, tensors))) == len(tensors)
+
     def difference(self, leaves: Sequence[Any]) -> list[str]:
         """What of the checks a call does not pass."""
         found = [g.difference(leaves) for g in self.guards if not g.holds(leaves)]
