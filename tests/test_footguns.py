@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import tracegrad as tg
+from tracegrad.tracer import moving_views
 
 
 def in_threads(count, work):
@@ -573,3 +574,70 @@ def test_loop_inside_that_changes_its_mind_late_sees_the_indices_around(seed):
     numbers = np.random.RandomState(seed).randn(10, 10)
     numbers[0, 0] = numbers[1, 1] = 9.0
     agree(pivots, tg.tensor(numbers))
+
+
+@pytest.mark.parametrize("size", [5, 15])
+def test_what_an_index_of_a_loop_reads_is_a_view(size):
+    # Rolled or written out: as eagerly, where x[i] is a view.
+    @tg.compile
+    def swap(x):
+        for j in range(x.shape[0] - 1):
+            x[j], x[j + 1] = x[j + 1], x[j]
+        return x
+
+    @tg.compile
+    def write(x):
+        for i in range(x.shape[0]):
+            row = x[i]
+            row += 1.0
+            x[i].mul_(i + 1)
+            x[i, 1:].sub_(3)
+            x[i][0] = row[1] * row[2]
+        return x
+
+    @tg.compile
+    def read_late(x):
+        for i in range(x.shape[0]):
+            row, first = x[i], x[i, 1:]
+            x[i, 1] = 5.0
+            x[i, 0] = row[1] + first[0]
+        return x
+
+    numbers = np.random.default_rng(2).standard_normal((size, 3))
+    agree(swap, tg.tensor(numbers[:, 0]))
+    agree(write, tg.tensor(numbers))
+    agree(read_late, tg.tensor(numbers))
+
+
+def test_gradient_of_a_view_at_an_index_of_a_loop():
+    def late(x):
+        y = x.clone()
+        for i in range(y.shape[0] - 1):
+            kept = y[i]
+            y[i] = kept * y[i + 1]
+            y[i + 1] = y[i + 1] + kept
+        return (y * y).sum()
+
+    x = tg.tensor(np.random.default_rng(3).standard_normal(12))
+    expected = tg.grad(late)(x)
+    np.testing.assert_allclose(tg.grad(tg.compile(late))(x).numpy(), expected.numpy(), rtol=1e-9)
+
+
+def test_what_nobody_has_any_more_is_not_read_again(monkeypatch):
+    reads = []
+    read = moving_views.MovingView.read
+    monkeypatch.setattr(
+        moving_views.MovingView, "read", lambda view: reads.append(view) or read(view)
+    )
+
+    @tg.compile
+    def build(x, i):
+        for _ in range(6):
+            x[i + 1] = x[i] * 2 + x[i + 1]
+        kept = x[i]
+        x[i] = 0.0
+        return x.sum() + kept
+
+    build(tg.ones(4, requires_grad=True) * 1, 1)
+    # Of the twelve that are used up nothing; `kept` once.
+    assert len(reads) == 1

@@ -26,6 +26,7 @@ from tracegrad.tracer.inplace import assign, check_writable, fill_from
 from tracegrad.tracer.location import located, user_place
 from tracegrad.tracer.movement import window
 from tracegrad.tracer.moving_index import Block, Moving, block_of, is_moving, moving_slice
+from tracegrad.tracer.moving_views import watch
 from tracegrad.tracer.promotion import cast, to_tensor
 from tracegrad.tracer.state import state
 from tracegrad.tracer.tape import mark
@@ -303,7 +304,7 @@ def get_item(self: Tensor, index: Any) -> Tensor:
     parsed = parse(self._array.shape, index)
     if parsed.moving:
         block = block_of(self.ndim, parsed.moving)
-        return _part_of(_read_block(self, block), parsed)
+        return _part_of(_read_block(self, block, as_view=True), parsed)
     view = _view(self, parsed)
     if not parsed.arrays:
         return view
@@ -374,9 +375,11 @@ def _part_of(block: Tensor, parsed: Parsed) -> Tensor:
     return _view(block, parsed)
 
 
-def _read_block(x: Tensor, block: Block) -> Tensor:
+def _read_block(x: Tensor, block: Block, as_view: bool = False) -> Tensor:
     moved = _transposed(x, block.order, "PermuteBackward0")
     found = apply(OPS["gather"], [moved, *block.indices], grad_name="SelectBackward0")
+    if as_view:
+        watch(moved, block.indices, found)
     return _transposed(found, block.back, "PermuteBackward0")
 
 

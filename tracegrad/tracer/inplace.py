@@ -13,6 +13,7 @@ from tracegrad.ir.op import OPS
 from tracegrad.ir.types import category
 from tracegrad.tracer.dispatch import apply
 from tracegrad.tracer.location import locate, user_place
+from tracegrad.tracer.moving_views import follow
 from tracegrad.tracer.promotion import cast, to_tensor
 from tracegrad.tracer.state import state
 from tracegrad.tracer.storage import Storage
@@ -112,6 +113,8 @@ def write(target: Tensor, value: Tensor, name: str, since: int, grad_name: str) 
         recorder.mutate(target, value)
     if tracked:
         _become(target if target._base is None else target._base, node, number)
+    if recorder is not None:
+        follow(target, since)
 
 
 def _keep_old_values(value: Tensor, storage: Storage, since: int) -> None:

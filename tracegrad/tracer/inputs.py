@@ -19,6 +19,7 @@ from tracegrad.tracer.undo import UndoLog
 from tracegrad.tracer.views import memory_root
 
 if TYPE_CHECKING:
+    from tracegrad.tracer.moving_views import MovingView
     from tracegrad.tracer.storage import Storage
     from tracegrad.tracer.tensor import Tensor
 
@@ -37,7 +38,7 @@ class AliasesMatter(StartAnew):
 class Memory:
     """Memory during a trace: the value of its root tensor now, and how often it changed."""
 
-    __slots__ = ("created", "inputs", "root", "storage", "value", "version")
+    __slots__ = ("created", "inputs", "root", "shows", "storage", "value", "version", "views")
 
     def __init__(self, storage: Storage, root: Tensor | None, value: Value | None) -> None:
         self.storage = storage
@@ -47,6 +48,9 @@ class Memory:
         self.created = value is not None
         # Numbers of the trace's inputs that live here.
         self.inputs: list[int] = []
+        # Reads of this memory at moving indices, and the one that it holds the result of.
+        self.views: list[MovingView] = []
+        self.shows: MovingView | None = None
 
 
 class Binding:

@@ -532,6 +532,27 @@ class Recorder(InputTable):
             return bound
         return self._recorded(tensor)
 
+    def memory_of(self, tensor: Tensor) -> Memory:
+        """What is known of the memory of a tensor."""
+        return self._memory_of(tensor)
+
+    def is_holder(self, tensor: Tensor, ref: Ref) -> bool:
+        """Whether the recording has this very tensor for what is at a place."""
+        return self._holders.get(ref) is tensor
+
+    def can_use(self, *tensors: Tensor) -> bool:
+        """Whether all of these are part of the recording still, and may be used where it stands."""
+        for tensor in tensors:
+            if tensor._literal is not None:
+                continue
+            value = self._bound(tensor)
+            memory = self.memories.get(id(storage_of(tensor)))
+            if value is None and memory is not None:
+                value = memory.value
+            if value is None or value.scope.closed or not self._stands(value):
+                return False
+        return True
+
     def _bound(self, tensor: Tensor) -> Value | None:
         binding = tensor._trace
         if binding is None or binding.recorder is not self:
