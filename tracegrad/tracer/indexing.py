@@ -8,7 +8,8 @@ the front.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +76,8 @@ def _part(part: Any) -> Any:
         return _index_tensor(part)
     if isinstance(part, np.ndarray) and state.recorder is not None:
         return _index_tensor(from_numpy(part))
+    if isinstance(part, (list, tuple)) and any(map(is_moving, part)):
+        return _row(part)
     if isinstance(part, (np.ndarray, list, tuple, range)):
         array = array_of(part)
         if array.size == 0 and array.dtype.kind == "f" and not isinstance(part, np.ndarray):
@@ -86,6 +89,16 @@ def _part(part: Any) -> Any:
         "only integers, slices (`:`), ellipsis (`...`), None and long or bool tensors are valid "
         f"indices (got {type(part).__name__})"
     )
+
+
+def _row(parts: Sequence[Any]) -> Tensor:
+    """int64[len(parts)]: integers of which the running program knows some, `x[[k, p]]`."""
+    rows = []
+    for part in parts:
+        known = not is_moving(part)
+        index = constant(np.int64(operator.index(part))) if known else cast(part, types.int64)
+        rows.append(apply(OPS["reshape"], [index], {"shape": (1,)}))
+    return apply(OPS["concatenate"], rows, {"axis": 0})
 
 
 def _index_tensor(part: Tensor) -> Any:
