@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tests.random_control import control_graphs, inputs_of
 from tracegrad.ir.graph import Builder
 from tracegrad.ir.interpret import interpret
 from tracegrad.ir.op import OPS
@@ -477,3 +480,9 @@ def test_an_array_is_added_to_its_own_elements():
         x, places = b.input(f64(3)), b.input(TensorType(int64, (3,)))
         graph = b.finish(loop(b, 3, True, [x, places], body, carries=1))
     check(graph, np.array([1.0, 2.0, 3.0]), np.array([2, 0, 1]))
+
+
+@settings(max_examples=15)
+@given(control_graphs(), st.integers(0, 3))
+def test_random_loops_and_branches(graph, seed):
+    check(graph, *inputs_of(graph, seed))
