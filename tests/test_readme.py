@@ -22,7 +22,7 @@ def blocks() -> list[str]:
 
 
 def test_the_code_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    fit, training_step = blocks()
+    fit, training_step, loop = blocks()
     names: dict[str, object] = {}
     tg.manual_seed(0)
 
@@ -56,6 +56,14 @@ def test_the_code_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert b.item() == pytest.approx(0.5, abs=0.05)
     # As the text says, a rate that changes never retraces.
     assert step.statistics.traces == 1
+
+    exec(compile(loop, str(README), "exec"), names)
+    reach = names["reach"]
+    assert isinstance(reach, CompiledFunction)
+    arguments = [tg.tensor(value) for value in (0.8, 20.0, 0.01)]
+    eager = tg.grad(reach.__wrapped__)(*arguments)
+    assert names["slope"].item() == pytest.approx(eager.item(), rel=1e-2)
+    assert ": rolled" in reach.explain()
 
 
 def test_every_path_that_it_names_is_there() -> None:
