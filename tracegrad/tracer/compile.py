@@ -39,6 +39,9 @@ from tracegrad.tracer.tree import UnknownOutcomeError, run
 
 Key = tuple[Hashable, ...]
 
+# A larger whole number is no input, but a part of the key.
+_BEYOND_INT64 = 2**63
+
 scalars.attach()
 ranges.attach()
 
@@ -112,7 +115,7 @@ class CompiledFunction(Inspection):
                     )
                 elif kind is float:
                     parts.append(float)
-                elif kind is int:
+                elif kind is int and -_BEYOND_INT64 <= value < _BEYOND_INT64:
                     parts.append(int)
                 else:
                     parts = None
