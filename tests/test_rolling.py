@@ -977,3 +977,26 @@ def test_python_computes_as_before():
         return x * s + table[7]
 
     check(plain, [(X, 3)], rolled=False)
+
+
+def test_a_loop_with_a_long_body_is_seen_as_one():
+    """The head of a long loop is two instructions; what is inside ends with each of its rounds."""
+
+    def f(s, n):
+        for i in range(9):
+            t = tg.sin(s * 1.5) + tg.cos(s * 0.25) + tg.sin(s * 0.125) + tg.cos(s * 0.5)
+            t = tg.sin(t * 1.5) + tg.cos(t * 0.25) + tg.sin(t * 0.125) + tg.cos(t * 0.5)
+            t = tg.sin(t * 1.5) + tg.cos(t * 0.25) + tg.sin(t * 0.125) + tg.cos(t * 0.5)
+            for _ in range(i):
+                s = tg.sin(t * 0.5 + s)
+            j = 0
+            while j < n and n > 3:
+                j += 1
+                s = s + t
+        return s
+
+    compiled = tg.compile(f)
+    for n in (1, 5, 2, 7):
+        s = tg.tensor(0.3, dtype=tg.float64)
+        assert abs(float(compiled(s, n)) - float(f(s, n))) < 1e-12
+    assert "while_loop" in compiled.ir()

@@ -19,7 +19,7 @@ _ALWAYS = frozenset(
 )
 _JUMPS = frozenset(dis.hasjrel) | frozenset(dis.hasjabs)
 # What may stand between the value of a condition and the jump that depends on it.
-_TRUTHS = frozenset({"TO_BOOL", "UNARY_NOT", "NOT_TAKEN", "NOP", "COPY", "EXTENDED_ARG"})
+_TRUTHS = frozenset({"TO_BOOL", "UNARY_NOT", "NOT_TAKEN", "NOP", "COPY"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +38,18 @@ class Code:
 
     def __init__(self, code: CodeType) -> None:
         self.code = code
-        self.steps = {
-            step.offset: step for step in dis.get_instructions(code) if step.opname != "CACHE"
-        }
+        self.steps: dict[int, dis.Instruction] = {}
+        # A long jump, and any other large argument, begins with an instruction that says so; jumps
+        # lead there. It is regarded as one with the instruction that it belongs to.
+        self._begins: dict[int, int] = {}
+        prefixes: list[int] = []
+        for step in dis.get_instructions(code):
+            if step.opname == "EXTENDED_ARG":
+                prefixes.append(step.offset)
+            elif step.opname != "CACHE":
+                self.steps[step.offset] = step
+                self._begins.update(dict.fromkeys(prefixes, step.offset))
+                prefixes.clear()
         self.order = list(self.steps)
         self.following = dict(zip(self.order, self.order[1:], strict=False))
         # Variables that other functions see too are never dead.
@@ -52,7 +61,8 @@ class Code:
             depth = entry.depth + 1 + bool(entry.lasti)
             for offset in self.order:
                 if entry.start <= offset < entry.end:
-                    self._handlers.setdefault(offset, []).append((entry.target, depth))
+                    target = self._begins.get(entry.target, entry.target)
+                    self._handlers.setdefault(offset, []).append((target, depth))
 
     def at(self, frame: FrameType) -> int:
         """The instruction that a running function is at."""
@@ -70,7 +80,10 @@ class Code:
     def jump_target(self, offset: int) -> int | None:
         """Where the instruction may jump to."""
         step = self.steps[offset]
-        return int(step.argval) if step.opcode in _JUMPS else None
+        if step.opcode not in _JUMPS:
+            return None
+        target = int(step.argval)
+        return self._begins.get(target, target)
 
     def successors(self, offset: int) -> list[int]:
         """Where control may go on, exceptions left aside."""
