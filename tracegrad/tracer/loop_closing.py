@@ -203,12 +203,11 @@ class ClosingVisit(LoopVisit):
         site, rolling = self.site, self.rolling
         now.key = rolling.key(site)
         record = rolling.known.records.get(now.key)
-        if record is None or site.start is not None:
+        if record is None or site.trial is not None:
             return None
         try:
             self._take(record, now)
         except MismatchError:
-            site.reset()
             self.recorder.forget_script()
             return None
         self.is_known = True

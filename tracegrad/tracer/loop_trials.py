@@ -60,6 +60,7 @@ class LoopVisit:
             self.give_up(str(error))
             return None
         visit.counts = replace(self.rolling.counts)
+        self.rolling.met_loops = True
         return visit
 
     def hidden(self, followed: State) -> tuple[Any, Any]:

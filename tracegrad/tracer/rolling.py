@@ -87,9 +87,9 @@ class Counts:
 class Rolling:
     """Rolls the loops of one trace.
 
-    known     loops that earlier traces rolled. `disabled` says of some sites why they are left
-              alone.
-    rolled    the loops that were rolled, for reports.
+    known      loops that earlier traces rolled. `disabled` says of some sites why they are left
+               alone.
+    met_loops  whether there was a loop that might have been rolled: then two traces may differ.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Rolling:
         self.sites: dict[Any, Site] = {}
         self.leaders: dict[Any, Site] = {}
         self.ranges: dict[Any, Counter] = {}
-        self.rolled: list[Site] = []
+        self.met_loops = False
         # Loop nodes and visits so far, and numbers of carried values.
         self.counts = Counts()
         self._dropped: dict[int, Site] = {}
@@ -258,7 +258,6 @@ class Rolling:
 
     def note(self, site: Site) -> None:
         """A loop was rolled."""
-        self.rolled.append(site)
         self.known.note(site.place, None)
         self.counts.loops += 1
         log("trace", lambda: f"the loop at {site.place} is one node")

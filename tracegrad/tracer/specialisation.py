@@ -73,8 +73,8 @@ class Specialisation:
         `supersedes`: loops are rolled in another way than before, so that paths that do not fit go.
         """
         inputs = recorder.inputs
-        rolled = recorder.rolling is not None and bool(recorder.rolling.rolled)
-        self.tree.extend(trace, supersedes=rolled or supersedes)
+        met = recorder.rolling is not None and recorder.rolling.met_loops
+        self.tree.extend(trace, supersedes=met or supersedes)
         taken = [item.tensor._array for item in inputs if isinstance(item.tensor, Tensor)]
         paths = {item.path for item in inputs}
         unread = [
