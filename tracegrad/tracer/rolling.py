@@ -120,6 +120,7 @@ class Rolling:
         self.sites.clear()
         self.leaders.clear()
         self.ranges.clear()
+        self.copies.clear()
         self._dropped.clear()
         self.kept.clear()
 
