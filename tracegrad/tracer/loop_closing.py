@@ -111,7 +111,7 @@ class ClosingVisit(LoopVisit):
             )
         code = results.pop() if body.exits else None
         self._settle(carries, results)
-        self.rolling.note(site)
+        self.rolling.note(site, body)
         self.count = count
         self.last_condition = results[len(carries)] if body.carries_condition else None
         if code is None:
@@ -174,12 +174,9 @@ class ClosingVisit(LoopVisit):
         site, rolling = self.site, self.rolling
         carries = []
         for carry in site.carries:
-            anchor = None
-            if carry.memory is not None:
-                anchor = self._anchor(carry.memory, start)
-                if anchor is None:
-                    return False
-            carries.append(KnownCarry(carry.ways, carry.type, carry.weak, anchor))
+            if carry.memory is not None and carry.anchor is None:
+                return False
+            carries.append(KnownCarry(carry.ways, carry.type, carry.weak, carry.anchor))
         origins = {place: rolling.origin_of(value) for place, value in site.outer.items()}
         found = {place: origin for place, origin in origins.items() if origin is not None}
         if len(found) < len(origins):
@@ -188,15 +185,6 @@ class ClosingVisit(LoopVisit):
         new = LoopRecord(tuple(carries), tuple(site.paths), found, start.position)
         rolling.known.records[start.key] = new
         return known is not None and len(known.paths) == len(site.paths) and self.is_known
-
-    def _anchor(self, memory: int, start: Visit) -> Anchor | None:
-        numbers = start.checkpoint.contents[memory].memory.inputs
-        if numbers:
-            return "input", numbers[0]
-        for way, value in start.state.values.items():
-            if isinstance(value, Tensor) and id(storage_of(value)) == memory:
-                return "way", way
-        return None
 
     def begin_as_known(self, now: Visit) -> int | None:
         """Make the loop node at once, if an earlier trace did here. None if it did not."""
@@ -235,7 +223,7 @@ class ClosingVisit(LoopVisit):
                 number = not isinstance(now.state.values[way], Tensor)
                 if not fits and not (number and not carry.type.shape and not carry.weak):
                     raise MismatchError
-            carries.append(Carry(carry.ways, carry.type, carry.weak, memory))
+            carries.append(Carry(carry.ways, carry.type, carry.weak, memory, carry.anchor))
         names: dict[tuple[int, int], tuple[int, int]] = {}
         outer: dict[tuple[int, int], Value] = {}
         for place, origin in record.origins.items():

@@ -14,6 +14,7 @@ from tracegrad.tracer.checkpoints import Checkpoint, Content
 from tracegrad.tracer.dispatch import constant
 from tracegrad.tracer.inputs import storage_of
 from tracegrad.tracer.loop_paths import LoopRef
+from tracegrad.tracer.loop_records import Anchor
 from tracegrad.tracer.loop_state import State, Way, state_of
 from tracegrad.tracer.rolling import Counts
 from tracegrad.tracer.tensor import Tensor
@@ -32,12 +33,21 @@ class WidenError(Exception):
 
 @dataclass(frozen=True)
 class Carry:
-    """One carried value: `ways` lead to it, or it is what a piece of memory holds."""
+    """One carried value: `ways` lead to it, or it is what a piece of memory holds.
+
+    memory  the identity of its storage, and how other traces find it, if they can: its `anchor`.
+    """
 
     ways: tuple[Way, ...]
     type: TensorType
     weak: bool
     memory: int | None = None
+    anchor: Anchor | None = None
+
+    @property
+    def key(self) -> Hashable:
+        """The same in all traces."""
+        return self.ways, self.type, self.weak, self.anchor
 
 
 class Visit:
@@ -135,14 +145,27 @@ def carries_between(known: Sequence[Carry], start: Visit, before: Visit, now: Vi
                     f"{name_of(group[0])} is set anew and shares memory that is written"
                 )
         carries.append(Carry(tuple(group), type, weak))
-    for key in memories:
+    anchors = {key: anchor_of(key, start) for key in memories}
+    # In an order that other traces have too.
+    for key in sorted(memories, key=lambda key: repr(anchors[key])):
         content = start.checkpoint.contents[key]
         root = content.memory.root
         assert root is not None
         if storage_of(root) is not content.memory.storage:
             raise MismatchError("a tensor takes the memory of another")
-        carries.append(Carry((), root._type, False, key))
+        carries.append(Carry((), root._type, False, key, anchors[key]))
     return carries
+
+
+def anchor_of(memory: int, start: Visit) -> Anchor | None:
+    """How a memory is found in another trace; None if it is not."""
+    numbers = start.checkpoint.contents[memory].memory.inputs
+    if numbers:
+        return "input", numbers[0]
+    for way, value in start.state.values.items():
+        if isinstance(value, Tensor) and id(storage_of(value)) == memory:
+            return "way", way
+    return None
 
 
 def same(a: Any, b: Any) -> bool:

@@ -30,6 +30,7 @@ from tracegrad.tracer.recording import Value
 from tracegrad.tracer.tensor import Tensor
 
 if TYPE_CHECKING:
+    from tracegrad.tracer.loop_bodies import Body
     from tracegrad.tracer.loop_visits import Carry, Trial, Visit
     from tracegrad.tracer.ranges import Counter
     from tracegrad.tracer.recorder import Recorder
@@ -77,9 +78,12 @@ class Site:
 
 @dataclass
 class Counts:
-    """What tells one time in a trace from another: the same in all traces of one path."""
+    """What tells one time in a trace from another: the same in all traces of one path.
 
-    loops: int = 0
+    loops  what the loop nodes so far are.
+    """
+
+    loops: tuple[int, ...] = ()
     visits: int = 0
     carried: int = 0
 
@@ -107,7 +111,6 @@ class Rolling:
         self.leaders: dict[Any, Site] = {}
         self.ranges: dict[Any, Counter] = {}
         self.met_loops = False
-        # Loop nodes and visits so far, and numbers of carried values.
         self.counts = Counts()
         self._dropped: dict[int, Site] = {}
         # Copies in place of views, by the identity of their storage.
@@ -257,10 +260,11 @@ class Rolling:
                 if (start.segment, start.position) > (to.segment, to.position):
                     other.reset()
 
-    def note(self, site: Site) -> None:
+    def note(self, site: Site, body: Body) -> None:
         """A loop was rolled."""
         self.known.note(site.place, None)
-        self.counts.loops += 1
+        carries = tuple(carry.key for carry in site.carries)
+        self.counts.loops += (hash((site.key, carries, body.graph.key)),)
         log("trace", lambda: f"the loop at {site.place} is one node")
 
     def number(self) -> int:
@@ -285,7 +289,8 @@ class Rolling:
             base = (
                 (start.key, tuple(carry.ways for carry in trial.carries)),
                 tuple(outcomes[trial.outcomes :]),
-                counts.loops - trial.counts.loops,
+                counts.loops[len(trial.counts.loops) :],
+                tuple(carry.key for carry in trial.carries),
                 counts.visits - trial.counts.visits,
             )
         return (*base, site.key)
