@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 import tracegrad as tg
+import tracegrad.tracer.program as programs
+from tests.rolling_programs import program
+from tracegrad.ir.interpret import interpret
 
 TRIPS = [10, 0, 3, 1000, 1, 2, 10, 0, 57, 1]
 
@@ -1000,3 +1003,64 @@ def test_a_loop_with_a_long_body_is_seen_as_one():
         s = tg.tensor(0.3, dtype=tg.float64)
         assert abs(float(compiled(s, n)) - float(f(s, n))) < 1e-12
     assert "while_loop" in compiled.ir()
+
+
+# ------------------------------------------------------------------ random programs
+
+
+class Interpreted:
+    """Stands for compiled code: the interpreter is as right, and does not have to compile."""
+
+    kernels = ()
+    source = ""
+    compile_seconds = 0.0
+
+    def __init__(self, graph, layouts):
+        self.graph = graph
+
+    def __call__(self, values):
+        arrays = [
+            value if isinstance(value, list) else np.asarray(value, node.dtype.numpy)
+            for value, node in zip(values, self.graph.inputs, strict=True)
+        ]
+        with np.errstate(all="ignore"):
+            found = interpret(self.graph, arrays)
+        return [x if isinstance(x, list) else np.array(x) for x in found]
+
+
+def outcome(function, n):
+    """Results and gradient of a call, or the kind of its error."""
+    x = tensor(np.linspace(0.1, 1, 5))
+    try:
+        results = function(x, n)
+    except Exception as error:
+        return type(error)
+    tensors = [y for y in results if isinstance(y, tg.Tensor)]
+    # What overflows has gradients that are infinite or NaN, as it happens to be computed.
+    if all((y.abs() < 1e9).all() for y in tensors):
+        sum(y.sum() for y in tensors if y.requires_grad).backward()
+    return [*results, tensor(np.zeros(5)) if x.grad is None else x.grad]
+
+
+@pytest.mark.parametrize("start", range(0, 64, 8))
+def test_random_programs(start, monkeypatch):
+    monkeypatch.setattr(programs, "executable_for", Interpreted)
+    for seed in range(start, start + 8):
+        function, source = program(seed)
+        compiled = tg.compile(function)
+        for n in (5, 0, 1, 9, 2, 3, 1, 9):
+            wanted = outcome(function, n)
+            found = outcome(compiled, n)
+            if isinstance(wanted, type):
+                assert found is wanted, (seed, n, source)
+                continue
+            assert len(found) == len(wanted), (seed, n, source)
+            for a, b in zip(found, wanted, strict=True):
+                if isinstance(b, tg.Tensor):
+                    close = np.allclose(
+                        a.detach().numpy(), b.detach().numpy(), 1e-6, 1e-9, equal_nan=True
+                    )
+                    assert close, (seed, n, source)
+                else:
+                    assert type(a) is type(b) and a == b, (seed, n, source)
+        assert compiled.statistics.traces <= 10
