@@ -16,7 +16,7 @@ from tracegrad.tracer.loop_bodies import Body, assemble
 from tracegrad.tracer.loop_paths import joined
 from tracegrad.tracer.loop_records import Anchor, KnownCarry, LoopRecord, renamed
 from tracegrad.tracer.loop_state import Way, put
-from tracegrad.tracer.loop_trials import LoopVisit
+from tracegrad.tracer.loop_trials import PATIENCE, LoopVisit
 from tracegrad.tracer.loop_visits import (
     Carry,
     MismatchError,
@@ -29,6 +29,9 @@ from tracegrad.tracer.promotion import cast
 from tracegrad.tracer.recording import Value
 from tracegrad.tracer.tape import accumulator
 from tracegrad.tracer.tensor import Tensor, wrap
+
+# More ways through its body than this make a loop that is not worth compiling.
+_MOST_PATHS = 64
 
 
 class ClosingVisit(LoopVisit):
@@ -51,6 +54,13 @@ class ClosingVisit(LoopVisit):
         if joined(paths) is None:
             # A loop inside that was too short to be rolled has become a node.
             paths = [path]
+            site.failures += 1
+            if site.failures >= PATIENCE:
+                self.give_up("equal conditions lead to different iterations")
+                return None
+        if len(paths) > _MOST_PATHS:
+            self.give_up(f"more than {_MOST_PATHS} ways lead through its body")
+            return None
         site.paths = paths
         site.outer |= outer
         site.trial = None

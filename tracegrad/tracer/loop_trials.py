@@ -34,7 +34,7 @@ from tracegrad.tracer.tape import accumulator
 from tracegrad.tracer.tensor import Tensor, wrap
 
 # So often a site may fail to fit before it is left alone.
-_PATIENCE = 6
+PATIENCE = 6
 
 
 class LoopVisit:
@@ -83,7 +83,7 @@ class LoopVisit:
         log("trace", lambda: f"the loop at {self.site.place} did not fit: {reason}")
         self.site.reset()
         self.site.failures += 1
-        if self.site.failures >= _PATIENCE:
+        if self.site.failures >= PATIENCE:
             self.give_up(reason)
 
     def prepare(self, now: Visit) -> list[Carry] | None:
@@ -256,7 +256,7 @@ class LoopVisit:
         site.previous = site.trial.visit
         site.trial = None
         site.failures += 1
-        if site.failures >= _PATIENCE:
+        if site.failures >= PATIENCE:
             self.give_up("from one iteration to the next different variables change")
 
     def go_on_from(self, outcome: bool | None) -> None:

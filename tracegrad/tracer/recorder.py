@@ -193,6 +193,7 @@ class Recorder(InputTable):
         memory = self.memories.get(id(storage_of(output)))
         if memory is not None:
             output._trace = Binding(self, value, memory.version)
+            self._hold(output, value)
         else:
             self._bind_new(output, value)
         keep_weak(inputs, output)
@@ -276,6 +277,7 @@ class Recorder(InputTable):
         memory.version += 1
         if memory.root is not None:
             memory.root._trace = Binding(self, memory.value, memory.version)
+            self._hold(memory.root, memory.value)
 
     def demand(self, tensor: Tensor, kind: str, value: Any) -> Any:
         """Python asked for a concrete value: end the segment here. The value to go on with."""
@@ -598,6 +600,7 @@ class Recorder(InputTable):
             node = replay(base, steps)
         value = self._value(node, value.differentiable)
         tensor._trace = Binding(self, value, memory.version)
+        self._hold(tensor, value)
         return value
 
     def _memory_of(self, tensor: Tensor) -> Memory:
