@@ -12,15 +12,12 @@ from tracegrad.tracer.call_backward import CompiledFunctionBackward, FreedNode
 from tracegrad.tracer.dispatch import apply
 from tracegrad.tracer.location import user_place
 from tracegrad.tracer.recording import Result
-from tracegrad.tracer.storage import Storage
 from tracegrad.tracer.structure import TENSOR
 from tracegrad.tracer.tape import edge_of
 from tracegrad.tracer.tensor import Tensor, wrap
 from tracegrad.tracer.tree import Path, Run, Tree
 
 Array = np.ndarray[Any, Any]
-
-_new = object.__new__
 
 
 def finish(tree: Tree, path: Path, run: Run, inputs: Sequence[Any], leaves: Sequence[Any]) -> Any:
@@ -78,9 +75,7 @@ def _result(
             return array.item()
         if result.copied:
             array = array.copy()
-        tensor: Tensor = _new(Tensor)
-        tensor._array = array
-        tensor._storage = Storage()
+        tensor = wrap(array)
         if result.differentiable:
             assert node is not None
             tensor._grad_fn = node
@@ -98,9 +93,7 @@ def _result(
     if kind == "constant":
         value = result.constant
         return value.copy() if isinstance(value, np.ndarray) else value
-    position = result.ref[1]
-    place = tree.positions[position]
-    found = inputs[position] if place is None else leaves[place]
+    found = inputs[result.ref[1]]
     if kind == "input":
         return found
     if not isinstance(found, Tensor):

@@ -83,11 +83,11 @@ def run(
     `.grad`. `keep`: saved values stay for another backward.
     """
     before = state.grad_enabled
-    state.grad_enabled = create_graph
+    state.set_grad(create_graph)
     try:
         return _run(roots, keep, targets, accumulate)
     finally:
-        state.grad_enabled = before
+        state.set_grad(before)
 
 
 def _run(

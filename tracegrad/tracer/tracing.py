@@ -77,7 +77,7 @@ def record(
     starts_anew = False
     before = state.grad_enabled
     since = mark()
-    state.recorder = recorder
+    state.record_by(recorder)
     try:
         result = function(*args, **kwargs)
         end = _end(recorder, result, [tensor for _, tensor in stand_ins], places, since)
@@ -92,8 +92,8 @@ def record(
             message.print_now()
         raise
     finally:
-        state.recorder = None
-        state.grad_enabled = before
+        state.record_by(None)
+        state.set_grad(before)
         places.restore(everything=starts_anew)
         recorder.undo.revert()
         late_hooks.take_back(recorder, since)

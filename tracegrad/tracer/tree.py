@@ -353,26 +353,61 @@ class Tree:
 
 
 class Run:
-    """One call of the compiled code: the values of each segment, and the path that it took."""
+    """One call of the compiled code: the values of each segment, and the way that it took.
 
-    __slots__ = ("arguments", "values")
+    values     those of the inputs, then the outputs of each segment.
+    steps      the segments, each with the program that ran.
+    outcomes   of the guards between them.
+    """
+
+    __slots__ = ("arguments", "outcomes", "steps", "values")
 
     def __init__(self, inputs: list[Any]) -> None:
-        # values[-1 + 1] are the inputs, values[d + 1] the outputs of the segment number d.
         self.values: list[list[Any]] = [inputs]
         self.arguments: list[list[Any]] = []
+        self.steps: list[tuple[Occurrence, Program | None]] = []
+        self.outcomes: list[Hashable] = []
 
     def value(self, ref: Ref) -> Any:
         """The value at a resolved reference."""
         return self.values[ref[0] + 1][ref[1]]
 
+    def add(
+        self,
+        occurrence: Occurrence,
+        program: Program | None,
+        arguments: list[Any],
+        outputs: list[Any],
+    ) -> None:
+        """One more segment has run."""
+        self.steps.append((occurrence, program))
+        self.arguments.append(arguments)
+        self.values.append(outputs)
+
+    def take_over(self, before: Run, root: Occurrence) -> None:
+        """Start with what another run of the same call has computed already, as far as its way and
+        its programs are those of now.
+        """
+        occurrence: Occurrence | None = root
+        for i, (known, program) in enumerate(before.steps):
+            same = known is occurrence and known.program is program
+            if not same or (program is None and known.exports):
+                break
+            if i:
+                self.outcomes.append(before.outcomes[i - 1])
+            self.add(known, program, before.arguments[i], before.values[i + 1])
+            occurrence = known.edges.get(before.outcomes[i])
+
 
 class UnknownOutcomeError(Exception):
-    """A guard had an outcome that no trace has seen. `outcomes`: those up to here."""
+    """A guard had an outcome that no trace has seen. `outcomes`: those up to here. `run`: what was
+    computed up to there.
+    """
 
-    def __init__(self, taken: list[Hashable], occurrence: Occurrence) -> None:
+    def __init__(self, run: Run, occurrence: Occurrence) -> None:
         super().__init__("a new outcome")
-        self.outcomes = taken
+        self.run = run
+        self.outcomes = run.outcomes
         self._occurrence = occurrence
 
     @property
@@ -385,35 +420,51 @@ class UnknownOutcomeError(Exception):
         return f"{guard.kind}() at {guard.loc}: {' or '.join(known[:3])} -> {new}"
 
 
-def run(tree: Tree, inputs: list[Any]) -> tuple[Path, Run]:
-    """Run the compiled code. UnknownOutcomeError where it goes a way that was not traced."""
-    occurrence = tree.root
-    assert occurrence is not None
+def run(tree: Tree, inputs: list[Any], before: Run | None = None) -> tuple[Path, Run]:
+    """Run the compiled code. UnknownOutcomeError where it goes a way that was not traced.
+
+    `before`: a run of the same call that came to such a place; it goes on there.
+    """
+    root = tree.root
+    assert root is not None
     state = Run(inputs)
+    if before is not None:
+        state.take_over(before, root)
+    if not state.steps:
+        execute(tree, root, state)
+    return go_on(tree, state)
+
+
+def go_on(tree: Tree, state: Run) -> tuple[Path, Run]:
+    """Run the segments that come after those which have run."""
     values = state.values
-    taken: list[Hashable] = []
     while True:
-        occurrence.hits += 1
-        arguments = [values[where + 1][number] for where, number in occurrence.sources]
-        state.arguments.append(arguments)
-        if occurrence.exports:
-            program = occurrence.program or tree.program_of(occurrence)
-            values.append(program.forward(arguments))
-            if occurrence.flags:
-                _check(occurrence, values[-1], arguments)
-        else:
-            values.append([])
+        occurrence = state.steps[-1][0]
+        if occurrence.flags:
+            _check(occurrence, values[-1], state.arguments[-1])
         if occurrence.guard is None:
             return tree.paths[occurrence], state
         guard = occurrence.segment.guard
         assert guard is not None
         where, number = occurrence.guard
         outcome = outcomes.of_value(guard.kind, values[where + 1][number])
-        taken.append(outcome)
+        state.outcomes.append(outcome)
         following = occurrence.edges.get(outcome)
         if following is None:
-            raise UnknownOutcomeError(taken, occurrence)
-        occurrence = following
+            raise UnknownOutcomeError(state, occurrence)
+        execute(tree, following, state)
+
+
+def execute(tree: Tree, occurrence: Occurrence, state: Run) -> None:
+    """Run one segment."""
+    occurrence.hits += 1
+    values = state.values
+    arguments = [values[where + 1][number] for where, number in occurrence.sources]
+    if occurrence.exports:
+        program = occurrence.program or tree.program_of(occurrence)
+        state.add(occurrence, program, arguments, program.forward(arguments))
+    else:
+        state.add(occurrence, None, arguments, [])
 
 
 def _check(occurrence: Occurrence, values: list[Any], arguments: list[Any]) -> None:

@@ -22,12 +22,14 @@ from tracegrad.codegen.primitives import half
 intrinsic: Any = extending.intrinsic
 
 __all__ = [
+    "call_address",
     "call_kernel",
     "load",
     "load_output",
     "read_word",
     "real",
     "store",
+    "store_real",
     "store_word",
     "word",
     "pointer_f16",
@@ -141,6 +143,18 @@ def store_word(typing: Any, address: Any, index: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
+def store_real(typing: Any, address: Any, value: Any) -> Any:
+    """Store a float32 or a float64 at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = arguments[1].type
+        builder.store(arguments[1], builder.inttoptr(arguments[0], kind.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, value), generate
 
 
 def _prefer_wide_vectors(builder: Any) -> None:
@@ -299,3 +313,15 @@ def call_kernel(typing: Any, address: Any, pointers: Any, table: Any, start: Any
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 5), generate
+
+
+@intrinsic
+def call_address(typing: Any, address: Any, values: Any) -> Any:
+    """Call the C function at `address` with a tuple of words; the word that it returns."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        words = [builder.extract_value(arguments[1], i) for i in range(len(values))]
+        kind = ir.FunctionType(_I64, [_I64] * len(words))
+        return builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), words)
+
+    return types.int64(types.int64, values), generate
