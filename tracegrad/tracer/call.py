@@ -13,7 +13,6 @@ from tracegrad.tracer.dispatch import apply
 from tracegrad.tracer.location import user_place
 from tracegrad.tracer.recording import Result
 from tracegrad.tracer.structure import TENSOR
-from tracegrad.tracer.tape import edge_of
 from tracegrad.tracer.tensor import Tensor, wrap
 from tracegrad.tracer.tree import Path, Run, Tree
 
@@ -27,8 +26,10 @@ def finish(tree: Tree, path: Path, run: Run, inputs: Sequence[Any], leaves: Sequ
         return path.build([wrap(values[row][column]) for row, column in path.plain])
     node: CompiledFunctionBackward | None = None
     if path.differentiable:
-        edges = tuple([edge_of(inputs[i]) for i in path.differentiable_inputs])
-        node = CompiledFunctionBackward(tree, path, run, inputs, edges)
+        node = CompiledFunctionBackward(tree, path, run, inputs)
+        computed = node.saving.results
+        if computed is not None:
+            return _on_tape(path, node, computed, run.values[1])
     if path.has_effects:
         commit(tree, path, run, inputs, node)
     results = path.end.results
@@ -53,6 +54,27 @@ def finish(tree: Tree, path: Path, run: Run, inputs: Sequence[Any], leaves: Sequ
         store.apply(target, leaves, made[start : start + store.count])
         start += store.count
     return returned
+
+
+def _on_tape(
+    path: Path,
+    node: CompiledFunctionBackward,
+    computed: Sequence[tuple[int, int, bool]],
+    outputs: Sequence[Array],
+) -> Any:
+    """The results of a path that only computes tensors, in one segment."""
+    made = []
+    for column, number, watched in computed:
+        tensor = wrap(outputs[column])
+        if number >= 0:
+            tensor._grad_fn = node
+            tensor._requires_grad = True
+            if number:
+                tensor._output_nr = number
+        if watched:
+            node.versions.append((tensor._storage, 0, -1))
+        made.append(tensor)
+    return path.build(made)
 
 
 def _result(

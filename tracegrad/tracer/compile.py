@@ -159,7 +159,7 @@ class CompiledFunction(Inspection):
                 self._used(found, path)
                 found.steady += 1
                 if found.steady == PATIENCE and given >= 0:
-                    self._make_entry(found, args, given)
+                    self._make_entry(found, args, kwargs, given)
                 return call.finish(found.tree, path, values, inputs, leaves)
         return self._trace_and_finish(key, leaves, args, kwargs)
 
@@ -206,12 +206,17 @@ class CompiledFunction(Inspection):
 
     # ------------------------------------------------------------- native calls
 
-    def _make_entry(self, found: Specialisation, args: tuple[Any, ...], given: int) -> None:
-        """Take calls like this one natively from now on, if that can be."""
+    def _make_entry(
+        self, found: Specialisation, args: tuple[Any, ...], kwargs: dict[str, Any], given: int
+    ) -> None:
+        """Take calls like this one, to which `given` arguments were given by position and none by
+        keyword, natively from now on, if that can be.
+        """
         if any(self._is_kept(i, x) and not self._is_own_object(x) for i, x in enumerate(args)):
             return
-        described = list(self._describe(args, {}, []).values())
-        entry = entry_for(found, args, given, described, self._clock)
+        described = list(self._describe(args, kwargs, []).values())
+        values = [*args, *(kwargs[name] for name in sorted(kwargs))]
+        entry = entry_for(found, values, given, described, self._clock)
         if entry is not None:
             entries = self._entries[state.mode]
             entries.insert(0, entry)
@@ -232,11 +237,11 @@ class CompiledFunction(Inspection):
                 path, values = go_on(found.tree, values)
             except UnknownOutcomeError as miss:
                 self.statistics.counted_hits -= 1
+                args, kwargs = self._binder.bind(args, {})
                 leaves: Sequence[Any] = args
-                if any(type(x) not in (Tensor, float, int) for x in args):
-                    args, _ = self._binder.bind(args, {})
-                    leaves = self._nested_key(args, {})[0]
-                return self._retrace_and_finish(found, miss, leaves, args, {})
+                if kwargs or any(type(x) not in (Tensor, float, int) for x in args):
+                    leaves = self._nested_key(args, kwargs)[0]
+                return self._retrace_and_finish(found, miss, leaves, args, kwargs)
             self._used(found, path)
         return call.finish(found.tree, path, values, inputs, inputs)
 

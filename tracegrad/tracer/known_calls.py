@@ -59,8 +59,8 @@ def entry_for(
     described: Sequence[Description],
     clock: Array,
 ) -> Entry | None:
-    """An entry for calls like this hit, of which `given` arguments were given and the others are
-    defaults; None if there can be none.
+    """An entry for calls like this hit, of whose `args` the first `given` were given and the others
+    are defaults; None if there can be none.
     """
     tree = found.tree
     root = tree.root

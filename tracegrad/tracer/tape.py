@@ -76,6 +76,11 @@ class Node:
         return type(self).__name__
 
     @property
+    def ends(self) -> Sequence[Tensor] | None:
+        """The leaves that this node leads to, where that is all and needs no nodes of theirs."""
+        return None
+
+    @property
     def next_functions(self) -> tuple[Edge, ...]:
         return self.edges
 

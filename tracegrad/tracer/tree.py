@@ -88,6 +88,7 @@ class Path:
     refs           where each computed result is, by number among the exports of its segment.
     output_refs    the values that may get a cotangent: differentiable results, then writes.
     output_number  of each result, its number among those; `write_number` of each write.
+    has_more       whether a call does more than compute tensors.
     twins          results that share memory: (result, an earlier one), or -1 - earlier for the same
                    memory in another tensor.
     """
@@ -132,6 +133,7 @@ class Path:
                 types.append(self._type(tree, write.ref))
             self.computed += 1
         self.output_types = tuple(types)
+        self.has_more = self._has_more()
         self.plain = self._plain()
         self.twins = [(i, r.twin) for i, r in enumerate(end.results) if r.twin is not None]
 
@@ -142,15 +144,26 @@ class Path:
             for parent, following in itertools.pairwise(self.occurrences)
         ]
 
+    def _has_more(self) -> bool:
+        """Whether a call does more than compute tensors."""
+        end = self.end
+        if self.has_effects or end.stores or end.gradients:
+            return True
+        return any(
+            result.kind != "value"
+            or result.weak
+            or result.copied
+            or result.freed
+            or result.leaf
+            or result.twin is not None
+            or ref[0] < 0
+            for result, ref in zip(end.results, self.refs, strict=True)
+        )
+
     def _plain(self) -> list[Ref] | None:
         """Where the results are, of a path that only computes tensors off the tape."""
-        end = self.end
-        if self.differentiable or self.has_effects or end.stores or end.gradients:
+        if self.differentiable or self.has_more:
             return None
-        for result, ref in zip(end.results, self.refs, strict=True):
-            special = result.weak or result.copied or result.freed or result.leaf
-            if result.kind != "value" or special or result.twin is not None or ref[0] < 0:
-                return None
         return [(where + 1, number) for where, number in self.refs]
 
     def _resolve(self, ref: Ref) -> Ref:
