@@ -19,7 +19,7 @@ def entries(compiled):
 
 def native_hits(compiled):
     """How many calls were taken natively since the counts were settled last."""
-    return sum(int(entry.words[14]) for entry in entries(compiled))
+    return sum(entry.hits for entry in entries(compiled))
 
 
 def warm(compiled, *args, times=4):
@@ -98,7 +98,7 @@ def test_another_kind_of_argument_is_no_known_call(one_of_each, other):
 
 
 def test_a_view_without_gradient_is_as_good_as_any_tensor(one_of_each):
-    compiled, x, y = one_of_each
+    compiled, _, y = one_of_each
     batch = tg.arange(12.0)
     for i in (0, 6):
         result, native = taken_natively(compiled, batch[i : i + 6], y)
@@ -152,7 +152,7 @@ def test_a_variable_of_an_enclosing_function_is_looked_at():
     count = 3
 
     def compute(x):
-        return x * weight + count
+        return x * weight + count  # noqa: F821
 
     compiled = tg.compile(compute)
     x = tg.ones(2)
@@ -408,6 +408,78 @@ def test_a_new_outcome_goes_on_from_the_segments_that_have_run():
         for _ in range(4):
             assert compiled(x).tolist() == pytest.approx(compute(x).tolist())
     assert compiled.statistics.traces == 3
+
+
+def branching(x, flag):
+    y = x * 2
+    if flag:
+        y = y + 1
+    if y.sum() > 10:
+        y = y - 1
+        if y[0] > 20:
+            return y.sum(), y
+    n = int(x[0])
+    for _ in range(n % 3):
+        y = y * 0.5
+    return y.sum(), y + n
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_conditions_are_decided_natively(grad):
+    compiled = tg.compile(branching)
+    rng = np.random.default_rng(0)
+    numbers = [(float(rng.integers(-9, 20)), int(rng.integers(0, 2))) for _ in range(60)]
+    made = []
+    for _ in range(3):
+        for value, flag in numbers:
+            x = tg.full((3,), value, requires_grad=grad)
+            (s, y), native = taken_natively(compiled, x, flag)
+            made.append(native)
+            a, b = branching(x, flag)
+            assert (s.item(), y.tolist()) == (a.item(), b.tolist())
+            if grad:
+                x.grad = None
+                (s + y.sum()).backward()
+                found = x.grad.tolist()
+                x.grad = None
+                (a + b.sum()).backward()
+                np.testing.assert_allclose(found, x.grad.tolist())
+    # One call makes the entry anew.
+    assert sum(made[120:]) >= 59
+    assert compiled.statistics.traces == len(compiled.specialisations[0].tree.paths) > 10
+    compiled.settle()
+    tree = compiled.specialisations[0].tree
+    assert sum(end.hits for end in tree.paths) == compiled.statistics.calls
+
+
+def test_a_path_that_grew_is_made_native_anew():
+    @tg.compile
+    def compute(x):
+        y = x.exp()
+        if x.sum() > 0:
+            return y * 2
+        return (y + 1) * x
+
+    for _ in range(4):
+        compute(tg.ones(2))
+    before = entries(compute)
+    for _ in range(4):
+        compute(-tg.ones(2))
+    assert entries(compute) != before
+    for x in (tg.ones(2), -tg.ones(2)):
+        assert taken_natively(compute, x)[1]
+
+
+def test_an_index_out_of_range_is_an_error_of_known_calls_too():
+    compiled = tg.compile(lambda x, i: x[i] * 2)
+    x = tg.arange(3.0)
+    for i in (0, 1, 2, -1, 0):
+        compiled(x, tg.tensor(i))
+    assert entries(compiled)
+    for _ in range(2):
+        with pytest.raises(IndexError, match="index 3 is out of bounds"):
+            compiled(x, tg.tensor(3))
+    assert compiled(x, tg.tensor(2)).item() == 4.0
 
 
 def test_many_signatures_take_turns():

@@ -1,41 +1,46 @@
 """Known calls as data: what has to hold of a call, and what it does, for one native machine.
 
-An `Entry` is a list of checks on the objects that a call finds, the program that runs then, and how
-the result is put together. `replay.py` is the machine that goes through it; it is compiled when
-something is first called often. Making an entry costs a fraction of a millisecond, and taking a
-call by it less than a microsecond, where the same in Python takes some ten.
+An `Entry` is a list of checks on the objects that a call finds, a tree of blocks that run then, and
+how each result is put together. `replay.py` is the machine that goes through it; it is compiled
+when something is first called often. Making an entry costs a fraction of a millisecond, and taking
+a call by it less than a microsecond, where the same in Python takes some ten.
 """
 
 from __future__ import annotations
 
 import ctypes
 import importlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tracegrad.runtime import memory
 from tracegrad.runtime.executor import Executable
 from tracegrad.runtime.program import interpreter_source, method_definition, native_function
 
 Array = np.ndarray[Any, Any]
 
-_HEADER = 29
+_HEADER = 28
+_BLOCK = 17
 # The word of a tuple that its first item is in.
 _TUPLE_ITEMS = 3
 # Steps that only check or read; the numbers are those of `replay.py`.
 _ARGUMENT, _DICT_ITEM, _WORD_OF, _ATTRIBUTE, _LIST_ITEM, _WORD = range(6)
 _ITEM, _IS, _SAME, _CLASS, _LENGTH, _FLOAT64, _FLOAT32, _INT64 = range(6, 14)
 _ARRAY, _APART, _KEYS, _WANTED = range(14, 18)
-_TENSOR, _NONE, _TUPLE, _LIST, _OUTPUT, _REGISTER = range(6)
+_TENSOR, _NONE, _TUPLE, _LIST = range(4)
+# How the truth of a number is told, and how it as an int.
+_TRUTHS = {"b1": 1, "f8": 2, "f4": 3, "i8": 4}
+_WHOLE = {"i8": 5, "f8": 6, "f4": 7}
 
-_NUMBERS = {(float, "d"): _FLOAT64, (float, "f"): _FLOAT32, (int, "l"): _INT64}
+_NUMBERS = {(float, "f8"): _FLOAT64, (float, "f4"): _FLOAT32, (int, "i8"): _INT64}
 
 # More arrays than this are not compared with each other.
-_MOST_APART = 24
+MOST_APART = 24
 
 
 @dataclass(frozen=True)
@@ -66,24 +71,53 @@ def slot_offset(kind: type, name: str) -> int:
     return int(definition[2])
 
 
+@dataclass
+class Block:
+    """A program that runs in a known call, and what comes after it.
+
+    executable   None for a block that only decides.
+    sources      for each input of the program, which value it is: (-1, i) is the i-th input of the
+                 call, (n, i) the i-th output of block n.
+    flags        values that Python looks at if one of them is true.
+    condition    the value that decides, its dtype, and whether it is its truth that does, or it as
+                 an int.
+    ways         the blocks that follow, by outcome. What is not known is left to Python.
+    result       how the result is put together where the call ends; None if Python does it.
+    """
+
+    executable: Executable | None
+    sources: Sequence[tuple[int, int]]
+    flags: Sequence[tuple[int, int]] = ()
+    condition: tuple[tuple[int, int], np.dtype[Any], bool] | None = None
+    ways: dict[int, int] = field(default_factory=dict)
+    result: Sequence[tuple[int, Any]] | None = None
+
+    @property
+    def makers(self) -> Sequence[Any]:
+        """How the outputs are made."""
+        return self.executable.makers if self.executable is not None else ()
+
+
 class Entry:
     """A known call while it is put together, and then a function that takes calls like it.
 
-    native    called as the compiled function is; None if the call is another one.
-    whole     `native` returns the result itself; otherwise a list of outputs and inputs.
+    native    called as the compiled function is; None if the call is another one. The result, or a
+              list of `mark`, the number of the last block that ran, the outputs of all blocks that
+              ran, and the inputs.
     owner     what the one who made it wants to know again.
     """
 
     __slots__ = (
         "_apart",
+        "_blocks",
         "_cells",
         "_keep",
+        "_places",
         "_registers",
         "_steps",
+        "mark",
         "native",
-        "outputs",
         "owner",
-        "whole",
         "words",
         "wrapper",
     )
@@ -93,14 +127,15 @@ class Entry:
 
     def __init__(self, wrapper: Wrapper) -> None:
         self.wrapper = wrapper
-        self.whole = False
-        self.outputs = 0
+        self.mark = object()
         self.owner: Any = None
         self._keep: list[Any] = []
         self._steps: list[tuple[int, int, int, int, int]] = []
         self._registers = 0
         self._cells: dict[int, Array] = {}
         self._apart: list[int] = []
+        self._blocks: Sequence[Block] = ()
+        self._places: list[int] = []
 
     # ------------------------------------------------------------------------- steps
 
@@ -179,7 +214,7 @@ class Entry:
 
     def number(self, source: int, kind: type, dtype: np.dtype[Any], base: int | None) -> bool:
         """Only a float or an int, which is a base of the program; whether that can be."""
-        step = _NUMBERS.get((kind, dtype.char))
+        step = _NUMBERS.get((kind, dtype.str[1:]))
         if step is None:
             return False
         self.is_of(source, kind)
@@ -217,135 +252,213 @@ class Entry:
     # ------------------------------------------------------------------------- finish
 
     def finish(
-        self,
-        count: int,
-        executable: Executable,
-        build: Sequence[tuple[int, int]] | None,
-        returned: Sequence[int],
-        clock: Array,
-    ) -> bool:
-        """Make `native`, for calls with `count` arguments that run `executable`; whether it can be.
+        self, count: int, inputs: Sequence[int], blocks: Sequence[Block], clock: Array
+    ) -> None:
+        """Make `native`, for calls with `count` arguments whose inputs are in these registers.
 
-        `build` puts the result together, see `tensor` and its like; None for a list of the outputs
-        and of what is in the registers `returned`. `clock` counts calls, of other entries too.
+        The first of the blocks runs first. `clock` counts calls, of other entries too.
         """
-        if len(self._apart) > _MOST_APART or not executable.is_serial:
-            return False
         first = self._register(len(self._apart))
         storages = self.wrapper.storage // 8
         for i, source in enumerate(self._apart):
             stored = self._step(_WORD, source, storages, 0, first + i)
             self._step(_APART, stored, first, first + i, stored)
-        makers = executable.makers
-        self.outputs = len(makers)
-        self.whole = build is not None
-        if build is None:
-            build = [(_OUTPUT, i) for i in range(len(makers))]
-            build += [(_REGISTER, source) for source in returned]
-            build += [(_LIST, 0)]
-        inputs = len(executable.graph.inputs)
-        bases: list[Any] = [self._cells.get(i) for i in range(inputs)] + [None] * len(makers)
-        bases += [executable.shared_scratch(), 0]
-        self._lay_out(count, executable, makers, bases, build, clock)
-        return True
-
-    def _lay_out(
-        self,
-        count: int,
-        executable: Executable,
-        makers: Sequence[Any],
-        bases: Sequence[Any],
-        build: Sequence[tuple[int, int]],
-        clock: Array,
-    ) -> None:
-        registers = _HEADER
-        values = registers + self._registers
-        # One more place is for arrays that no program takes.
-        steps = values + len(bases) + 1
-        outputs = steps + 5 * len(self._steps)
-        built = outputs + 5 * len(makers)
-        stack = built + 2 * len(build)
-        words = np.zeros(stack + len(build), np.int64)
+        self._blocks = blocks
+        layout = _Layout(_HEADER)
+        registers = layout.reserve(self._registers)
+        # The values: inputs, one place for what no program takes, constants, outputs.
+        values = layout.reserve(len(inputs) + 1)
+        start = {-1: 0}
+        constants = layout.reserve(2) - values
+        needed = [block.executable for block in blocks if block.executable is not None]
+        scratch = max((executable.scratch_bytes for executable in needed), default=0)
+        shared = [memory.shared_scratch(scratch), 0]
+        layout.put(values + constants, [self._address(x) for x in shared])
+        for number, block in enumerate(blocks):
+            start[number] = layout.reserve(len(block.makers)) - values
+        for number, cell in self._cells.items():
+            layout.put(values + number, [self._address(cell)])
+        steps = layout.add(
+            word
+            for kind, source, a, b, target in self._steps
+            for word in (kind, source, a, len(inputs) if kind == _ARRAY and b < 0 else b, target)
+        )
+        widest = max(len(block.sources) + len(block.makers) + 2 for block in blocks)
+        given = layout.reserve(widest)
+        path = layout.reserve(len(blocks))
+        stack = layout.reserve(max(len(block.result or ()) for block in blocks) + 1)
+        returned = layout.add(inputs)
+        self._places = [layout.reserve(_BLOCK) for _ in blocks]
+        for number, block in enumerate(blocks):
+            words = self._block(layout, number, block, start, constants)
+            layout.put(self._places[number], words)
         wrapper = self.wrapper
-        words[:_HEADER] = [
-            count,
+        layout.put(
             0,
-            id(None),
-            registers,
-            values,
-            steps,
-            len(self._steps),
-            outputs,
-            len(bases) - len(makers) - 2,
-            len(makers),
-            _new_array(),
-            method_definition(interpreter_source(), "call").address,
-            self._address(executable.words),
-            len(bases),
-            0,
-            clock.ctypes.data,
-            0,
-            built,
-            len(build),
-            stack,
-            self._address(wrapper.storage_class),
-            self._address(wrapper.kind),
-            id(False),
-            wrapper.array // 8,
-            wrapper.storage // 8,
-            wrapper.base // 8,
-            wrapper.alias // 8,
-            wrapper.node // 8,
-            wrapper.wanted // 8,
-        ]
-        for i, base in enumerate(bases):
-            if base is not None:
-                words[values + i] = self._address(base)
-        for i, (kind, source, a, b, target) in enumerate(self._steps):
-            given = len(bases) if kind == _ARRAY and b < 0 else b
-            words[steps + 5 * i : steps + 5 * i + 5] = kind, source, a, given, target
-        for i, maker in enumerate(makers):
-            place = outputs + 5 * i
+            [
+                count,
+                0,
+                id(None),
+                registers,
+                values,
+                steps,
+                len(self._steps),
+                _new_array(),
+                method_definition(interpreter_source(), "call").address,
+                clock.ctypes.data,
+                0,
+                self._address(wrapper.storage_class),
+                self._address(wrapper.kind),
+                id(False),
+                wrapper.array // 8,
+                wrapper.storage // 8,
+                wrapper.base // 8,
+                wrapper.alias // 8,
+                wrapper.node // 8,
+                wrapper.wanted // 8,
+                self._places[0],
+                given,
+                stack,
+                returned,
+                len(inputs),
+                self._address(self.mark),
+                path,
+                0,
+            ],
+        )
+        self._keep += [clock, blocks]
+        self.words = np.array(layout.words, np.int64)
+        self.native = native_function(_source(), "replay", self.words)
+
+    def _block(
+        self,
+        layout: _Layout,
+        number: int,
+        block: Block,
+        start: dict[int, int],
+        constants: int,
+    ) -> list[int]:
+        """The words of a block."""
+
+        def place(ref: tuple[int, int]) -> int:
+            return start[ref[0]] + ref[1]
+
+        makers = block.makers
+        sources = [place(ref) for ref in block.sources]
+        sources += [start[number] + i for i in range(len(makers))]
+        # After inputs and outputs a program takes memory for temporaries, and 0.
+        sources += [constants, constants + 1]
+        made: list[int] = []
+        for maker in makers:
             if callable(maker):
-                words[place] = self._address(maker)
-            else:
-                shape, dtype = maker
-                sizes = np.array(shape or (0,), np.int64)
-                self._keep.append(sizes)
-                dimensions = len(shape), sizes.ctypes.data
-                words[place + 1 : place + 5] = id(np.ndarray), self._address(dtype), *dimensions
-        for i, step2 in enumerate(build):
-            words[built + 2 * i : built + 2 * i + 2] = step2
-        self._keep += [clock, executable]
-        self.words = words
-        self.native = native_function(_source(), "replay", words)
+                made += [self._address(maker), 0, 0, 0, 0]
+                continue
+            shape, dtype = maker
+            sizes = np.array(shape or (0,), np.int64)
+            self._keep.append(sizes)
+            made += [0, id(np.ndarray), self._address(dtype), len(shape), sizes.ctypes.data]
+        kind = condition = 0
+        if block.condition is not None:
+            ref, dtype, truth = block.condition
+            condition = place(ref)
+            kind = (_TRUTHS if truth else _WHOLE)[dtype.str[1:]]
+        ways = [word for key, to in block.ways.items() for word in (key, self._places[to])]
+        result = [
+            word
+            for step, value in block.result or ()
+            for word in (step, place(value) if step == _TENSOR else value)
+        ]
+        program = 0 if block.executable is None else self._address(block.executable.words)
+        return [
+            program,
+            len(sources),
+            layout.add(sources),
+            len(makers),
+            layout.add(made),
+            start[number],
+            len(block.flags),
+            layout.add(place(ref) for ref in block.flags),
+            kind,
+            condition,
+            len(block.ways),
+            layout.add(ways),
+            len(block.result or ()),
+            layout.add(result),
+            0,
+            0,
+            number,
+        ]
 
     # ------------------------------------------------------------------------- counts
 
+    @property
+    def hits(self) -> int:
+        """How many calls were taken since they were counted last."""
+        return int(self.words[27])
+
     def take_hits(self) -> int:
-        """How many calls were taken since this was asked last."""
-        hits = int(self.words[14])
-        self.words[14] = 0
+        """The same, and count anew."""
+        hits = self.hits
+        self.words[27] = 0
         return hits
 
-    @property
-    def last_used(self) -> int:
-        """What the clock said at the last of them."""
-        return int(self.words[16])
+    def take_block_hits(self, number: int) -> int:
+        """How often a block ran since this was asked last."""
+        place = self._places[number] + 14
+        hits = int(self.words[place])
+        self.words[place] = 0
+        return hits
+
+    def last_used(self, number: int) -> int:
+        """What the clock said when a call last ended with a block."""
+        return int(self.words[self._places[number] + 15])
 
 
-def tensor(output: int) -> tuple[int, int]:
-    """Building: a wrapper of an output."""
-    return _TENSOR, output
+class _Layout:
+    """Words that are laid out one after the other."""
+
+    def __init__(self, start: int) -> None:
+        self.words = [0] * start
+
+    def reserve(self, count: int) -> int:
+        """The place of so many words, zero for now."""
+        start = len(self.words)
+        self.words.extend([0] * count)
+        return start
+
+    def add(self, words: Iterable[int]) -> int:
+        """The place of these words."""
+        start = len(self.words)
+        self.words.extend(words)
+        return start
+
+    def put(self, place: int, words: Sequence[int]) -> None:
+        """Set words that were reserved."""
+        self.words[place : place + len(words)] = words
 
 
-def nothing() -> tuple[int, int]:
-    """Building: None."""
+def can_run(executable: Executable) -> bool:
+    """Whether a block can be made of a program: others may run while a thread waits for more."""
+    return executable.is_serial
+
+
+def can_decide(dtype: np.dtype[Any], truth: bool) -> bool:
+    """Whether native code can tell the outcome of a condition of this dtype."""
+    return dtype.str[1:] in (_TRUTHS if truth else _WHOLE)
+
+
+def tensor(ref: tuple[int, int]) -> tuple[int, Any]:
+    """Of a result: a wrapper of an output."""
+    return _TENSOR, ref
+
+
+def nothing() -> tuple[int, Any]:
+    """Of a result: None."""
     return _NONE, 0
 
 
-def container(kind: type, start: int) -> tuple[int, int]:
-    """Building: a tuple or a list of all that was built since there were `start` objects."""
+def container(kind: type, start: int) -> tuple[int, Any]:
+    """Of a result: a tuple or a list of all that was made since there were `start` objects."""
     return (_LIST if kind is list else _TUPLE), start
 
 

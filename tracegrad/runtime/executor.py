@@ -133,9 +133,15 @@ class Executable:
             found[position] = arenas.lend
         return found
 
-    def shared_scratch(self) -> Any:
-        """Memory for temporaries while the GIL is held; 0 if none is needed."""
-        return memory.shared_scratch(self._arena) if self._arena else 0
+    @property
+    def output_count(self) -> int:
+        """How many outputs there are."""
+        return len(self._outputs)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """The memory that it needs for temporaries."""
+        return self._arena
 
     def _as_arrays(self, values: Sequence[Any]) -> list[Array]:
         """Arrays for the Python numbers among the values."""

@@ -1,20 +1,31 @@
 """The machine that takes known calls; compiled by `tracegrad.runtime.entry`, never imported.
 
 A call that is like an earlier one does the same as that one did: the same objects stand at the same
-ways, arrays are of the same types, so the same program runs. `replay` checks that and does it, from
-a table of words that `entry.Entry` lays out. What it knows of the layout of Python's objects is
-what CPython's headers promise: words 0 and 1 are reference count and type; a list, a tuple and a
-dictionary have their length in word 2; an array its address in word 2, then the number of axes,
-shape, strides, base, dtype and flags.
+ways, arrays are of the same types, so the same programs run. `replay` checks that and does it, from
+a table of words that `entry.Entry` lays out: steps that check and read, then a tree of blocks, each
+a program and the ways on by the outcome of a condition. What is known here of the layout of
+Python's objects is what CPython's headers promise: words 0 and 1 are reference count and type; a
+list, a tuple and a dictionary have their length in word 2; an array its address in word 2, then the
+number of axes, shape, strides, base, dtype and flags.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from numba import float32, types
+from numba import float32, float64, types
 
-from tracegrad.codegen.primitives import call_address, read_word, real, store_real, store_word, word
+from tracegrad.codegen.primitives import (
+    call_address,
+    read_byte,
+    read_double,
+    read_float,
+    read_word,
+    real,
+    store_real,
+    store_word,
+    word,
+)
 
 # CPython's C API. The annotations are for type checkers, to which Numba's constructors are opaque.
 _External: Any = types.ExternalFunction
@@ -26,6 +37,7 @@ _error = _External("PyErr_Occurred", _word())
 _clear_error = _External("PyErr_Clear", _void())
 _keep = _External("Py_IncRef", _void(_word))
 _drop = _External("Py_DecRef", _void(_word))
+_new_int = _External("PyLong_FromLongLong", _word(_word))
 _item_of_dict = _External("PyDict_GetItem", _word(_word, _word))
 _next = _External("PyDict_Next", _int(_word, _word, _word, _word))
 _attribute = _External("PyObject_GetAttr", _word(_word, _word))
@@ -38,9 +50,9 @@ _new_tuple = _External("PyTuple_New", _word(_word))
 def replay(owner: int, arguments: int, count: int) -> int:
     """Do a call by the table in the array `owner`: a Python function, called by METH_FASTCALL.
 
-    None, and nothing done, for a call that is not like the one the table was made from. Else what
-    the table says: the result itself, or a list of all outputs of the program and then all inputs.
-    The GIL is held throughout.
+    None, and nothing done, for a call that is not like the one the table was made from. Else the
+    result; or, where Python has to go on, a list of the table's mark, the number of the last block
+    that ran, the outputs of all that did, and the inputs. The GIL is held throughout.
     """
     table = word(owner, 2)
     none: int = word(table, 2)
@@ -139,7 +151,7 @@ def replay(owner: int, arguments: int, count: int) -> int:
         elif kind == 17:  # a tensor that requires a gradient, or does not
             base = read_word(found, b)
             matches = read_word(found, word(step, 4)) == a
-            if matches and base != none and a == word(table, 22):
+            if matches and base != none and a == word(table, 13):
                 # A view of a tensor requires a gradient with it.
                 matches = read_word(base, word(step, 4)) == a
             target = word(step, 1)
@@ -152,82 +164,165 @@ def replay(owner: int, arguments: int, count: int) -> int:
         _keep(none)
         return none
 
-    outputs = values + 8 * word(table, 8)
-    output_count = word(table, 9)
-    new_array = word(table, 10)
+    offset_array = word(table, 14)
+    path = table + 8 * word(table, 26)
+    depth = 0
     made = 0
-    step = table + 8 * word(table, 7)
-    while made < output_count:
-        if word(step, 0) != 0:
-            array = _call(word(step, 0))
-        else:
-            _keep(word(step, 2))
-            array = call_address(
-                new_array,
-                (word(step, 1), word(step, 2), word(step, 3), word(step, 4), 0, 0, 0, 0),
-            )
-        if array == 0:
-            break
-        store_word(outputs, made, array)
-        made += 1
-        step += 40
     result = 0
-    if made == output_count:
-        result = call_address(word(table, 11), (word(table, 12), values, word(table, 13)))
-    if result != 0:
-        _drop(result)
-        store_word(table, 14, read_word(table, 14) + 1)
-        clock = word(table, 15)
+    block = table + 8 * word(table, 20)
+    outputs = values
+    # 1: Python goes on, 2: the result is put together, 3: an error is set.
+    status = 0
+    while status == 0:
+        store_word(path, depth, block)
+        depth += 1
+        made = 0
+        outputs = values + 8 * word(block, 5)
+        if word(block, 0) != 0:
+            maker = table + 8 * word(block, 4)
+            while made < word(block, 3):
+                if word(maker, 0) != 0:
+                    array = _call(word(maker, 0))
+                else:
+                    _keep(word(maker, 2))
+                    array = call_address(
+                        word(table, 7),
+                        (
+                            word(maker, 1),
+                            word(maker, 2),
+                            word(maker, 3),
+                            word(maker, 4),
+                            0,
+                            0,
+                            0,
+                            0,
+                        ),
+                    )
+                if array == 0:
+                    break
+                store_word(outputs, made, array)
+                made += 1
+                maker += 40
+            if made < word(block, 3):
+                status = 3
+                break
+            given = table + 8 * word(table, 21)
+            sources = table + 8 * word(block, 2)
+            for i in range(word(block, 1)):
+                store_word(given, i, read_word(values, word(sources, i)))
+            answer = call_address(word(table, 8), (word(block, 0), given, word(block, 1)))
+            if answer == 0:
+                status = 3
+                break
+            _drop(answer)
+        store_word(block, 14, read_word(block, 14) + 1)
+        flag = table + 8 * word(block, 7)
+        for i in range(word(block, 6)):
+            if read_byte(read_word(read_word(values, word(flag, i)), 2)) != 0:
+                status = 1
+        kind = word(block, 8)
+        if status == 0 and kind == 0:
+            status = 2 if word(block, 12) > 0 else 1
+        elif status == 0:
+            # The outcome of the condition: the truth of a bool, a float or an int, or a number as
+            # an int.
+            status = 1
+            address = read_word(read_word(values, word(block, 9)), 2)
+            if kind == 1:
+                outcome = int(read_byte(address) != 0)
+            elif kind == 2:
+                outcome = int(read_double(address) != 0.0)
+            elif kind == 3:
+                outcome = int(read_float(address) != float32(0.0))
+            elif kind == 4:
+                outcome = int(read_word(address, 0) != 0)
+            elif kind == 5:
+                outcome = read_word(address, 0)
+            else:
+                value = read_double(address) if kind == 6 else float64(read_float(address))
+                # What does not fit is none of the known outcomes.
+                outcome = int(value) if abs(value) < 2.0**62 else -(2**63)
+            edge = table + 8 * word(block, 11)
+            for i in range(word(block, 10)):
+                if word(edge, 2 * i) == outcome:
+                    block = table + 8 * word(edge, 2 * i + 1)
+                    status = 0
+                    break
+
+    if status != 3:
+        store_word(table, 27, read_word(table, 27) + 1)
+        clock = word(table, 9)
         store_word(clock, 0, read_word(clock, 0) + 1)
-        store_word(table, 16, read_word(clock, 0))
-        result = 0
-        step = table + 8 * word(table, 17)
+        store_word(block, 15, read_word(clock, 0))
+    if status == 2:
+        step = table + 8 * word(block, 13)
         # A stack of objects that are to become the result.
-        stack = table + 8 * word(table, 19)
+        stack = table + 8 * word(table, 22)
         height = 0
-        for _ in range(word(table, 18)):
+        for _ in range(word(block, 12)):
             kind = word(step, 0)
             a = word(step, 1)
-            if kind == 0:  # a tensor around output a
-                storage = _call(word(table, 20))
-                made_of = word(table, 21)
-                result = _allocate(made_of, 0)
-                array = read_word(outputs, a)
+            if kind == 0:  # a tensor around the value a
+                storage = _call(word(table, 11))
+                result = _allocate(word(table, 12), 0)
+                array = read_word(values, a)
                 _keep(array)
                 _keep(none)
                 _keep(none)
                 _keep(none)
-                _keep(word(table, 22))
-                store_word(result, word(table, 23), array)
-                store_word(result, word(table, 24), storage)
-                store_word(result, word(table, 25), none)
-                store_word(result, word(table, 26), none)
-                store_word(result, word(table, 27), none)
-                store_word(result, word(table, 28), word(table, 22))
+                _keep(word(table, 13))
+                store_word(result, offset_array, array)
+                store_word(result, word(table, 15), storage)
+                store_word(result, word(table, 16), none)
+                store_word(result, word(table, 17), none)
+                store_word(result, word(table, 18), none)
+                store_word(result, word(table, 19), word(table, 13))
             elif kind == 1:  # None
                 _keep(none)
                 result = none
-            elif kind == 2:  # a tuple of what is on the stack from a on
-                result = _new_tuple(height - a)
-                for i in range(a, height):
-                    store_word(result, 3 + i - a, read_word(stack, i))
-                height = a
-            elif kind == 3:  # a list, likewise
-                result = _new_list(height - a)
-                items = read_word(result, 3)
+            else:  # a tuple or a list of what is on the stack from a on
+                if kind == 2:
+                    result = _new_tuple(height - a)
+                    items = result + 24
+                else:
+                    result = _new_list(height - a)
+                    items = read_word(result, 3)
                 for i in range(a, height):
                     store_word(items, i - a, read_word(stack, i))
                 height = a
-            elif kind == 4:  # output a itself
-                result = read_word(outputs, a)
-                _keep(result)
-            else:  # what is in register a
-                result = read_word(registers, a)
-                _keep(result)
             store_word(stack, height, result)
             height += 1
             step += 16
+    elif status == 1:
+        count = 2 + word(table, 24)
+        for i in range(depth):
+            count += word(read_word(path, i), 3)
+        result = _new_list(count)
+        items = read_word(result, 3)
+        mark = word(table, 25)
+        _keep(mark)
+        store_word(items, 0, mark)
+        store_word(items, 1, _new_int(word(block, 16)))
+        at = 2
+        for i in range(depth):
+            before = read_word(path, i)
+            for k in range(word(before, 3)):
+                array = read_word(values, word(before, 5) + k)
+                _keep(array)
+                store_word(items, at, array)
+                at += 1
+        registers_of_inputs = table + 8 * word(table, 23)
+        for i in range(word(table, 24)):
+            value = read_word(registers, word(registers_of_inputs, i))
+            _keep(value)
+            store_word(items, at, value)
+            at += 1
+    # The last block may have made only some of its outputs.
     for i in range(made):
         _drop(read_word(outputs, i))
+    for i in range(depth - 1):
+        before = read_word(path, i)
+        for k in range(word(before, 3)):
+            _drop(read_word(values, word(before, 5) + k))
     store_word(table, 1, 0)
     return result

@@ -24,7 +24,7 @@ from tracegrad.tracer.code_reading import adding_parameters
 from tracegrad.tracer.history import Event, describe, explain_miss
 from tracegrad.tracer.inputs import AliasesMatter
 from tracegrad.tracer.inspection import Inspection
-from tracegrad.tracer.known_calls import PATIENCE, Known, entry_for
+from tracegrad.tracer.known_calls import PATIENCE, REVISION, Known, entry_for
 from tracegrad.tracer.location import locate
 from tracegrad.tracer.loop_records import SiteKey
 from tracegrad.tracer.range_names import counting
@@ -111,7 +111,9 @@ class CompiledFunction(Inspection):
                 if known is not None:
                     if entry is not entries[0]:
                         to_front(entries, entry)
-                    return known if entry.whole else self._finish(entry, known, args)
+                    if type(known) is list and known and known[0] is entry.mark:
+                        return self._finish(entry, known, args)
+                    return known
         if state.recorder is not None or config.disable:
             # Within another compiled function this one is part of its trace.
             return self.__wrapped__(*args, **kwargs)
@@ -225,24 +227,37 @@ class CompiledFunction(Inspection):
                 entries.pop()
 
     def _finish(self, entry: Entry, known: list[Any], args: tuple[Any, ...]) -> Any:
-        """The rest of a call whose first segment was run natively."""
+        """The rest of a call of which native code has run some segments."""
         owner: Known = entry.owner
-        found, root, path = owner.found, owner.root, owner.path
-        inputs = known[entry.outputs :]
+        found, number = owner.found, known[1]
+        way = owner.ways[number]
+        inputs = known[owner.inputs[number] :]
         values = Run(arrays(inputs, ()))
-        outputs = known[: entry.outputs]
-        values.add(root, root.program, [values.values[0][i] for _, i in root.sources], outputs)
-        if path is None or root.flags:
+        values.outcomes.extend(owner.outcomes[number])
+        place = 2
+        for occurrence in way:
+            count = occurrence.output_count
+            values.ran(occurrence, known[place : place + count])
+            place += count
+        path = owner.paths[number]
+        if path is None or way[-1].flags:
+            given = len(args)
+            args, kwargs = self._binder.bind(args, {})
             try:
                 path, values = go_on(found.tree, values)
             except UnknownOutcomeError as miss:
                 self.statistics.counted_hits -= 1
-                args, kwargs = self._binder.bind(args, {})
                 leaves: Sequence[Any] = args
                 if kwargs or any(type(x) not in (Tensor, float, int) for x in args):
                     leaves = self._nested_key(args, kwargs)[0]
                 return self._retrace_and_finish(found, miss, leaves, args, kwargs)
             self._used(found, path)
+            found.steady += 1
+            if found.steady == REVISION:
+                # By now native code may know more of what Python has just done.
+                self._forget_entries(found)
+                self._make_entry(found, args, kwargs, given)
+                found.steady = REVISION
         return call.finish(found.tree, path, values, inputs, inputs)
 
     def _used(self, found: Specialisation, path: TracePath) -> None:
@@ -254,12 +269,16 @@ class CompiledFunction(Inspection):
         """Count what was counted natively."""
         owner: Known = entry.owner
         hits = entry.take_hits()
+        if not hits:
+            return
         self.statistics.counted_calls += hits
         self.statistics.counted_hits += hits
-        owner.root.hits += hits
-        for item in (owner.found, owner.path):
-            if item is not None:
-                item.last_used = max(item.last_used, entry.last_used)
+        for number, (way, path) in enumerate(zip(owner.ways, owner.paths, strict=True)):
+            way[-1].hits += entry.take_block_hits(number)
+            used = entry.last_used(number)
+            for item in (owner.found, path):
+                if item is not None:
+                    item.last_used = max(item.last_used, used)
 
     def settle(self) -> None:
         """Count all calls that were counted natively."""

@@ -1,13 +1,15 @@
 """Calls that hit again and again are taken natively: see `runtime.entry`.
 
 What a call of a compiled function checks in Python, the key of its arguments, the guards, what it
-captures, is said here once more in the steps of an `Entry`. A call that does not pass them has not
-missed yet: it goes the way in Python, which decides.
+captures, is said here once more in the steps of an `Entry`, and its tree of traces in blocks. A
+call that does not pass the checks has not missed yet: it goes the way in Python, which decides.
+Where a condition has an outcome that the tree does not know, Python goes on from there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,20 +17,36 @@ from typing import Any
 import numpy as np
 
 from tracegrad.config import config
-from tracegrad.runtime.entry import Entry, Wrapper, container, nothing, slot_offset, tensor
+from tracegrad.runtime.entry import (
+    MOST_APART,
+    Block,
+    Entry,
+    Wrapper,
+    can_decide,
+    can_run,
+    container,
+    nothing,
+    slot_offset,
+    tensor,
+)
 from tracegrad.tracer import promotion
 from tracegrad.tracer.access import Path as AccessPath
 from tracegrad.tracer.guards import Guard, KeysGuard, TensorGuard, TypeGuard
+from tracegrad.tracer.recording import Ref
 from tracegrad.tracer.specialisation import Specialisation
 from tracegrad.tracer.storage import Storage
 from tracegrad.tracer.structure import Container, Description, Leaf, Static
 from tracegrad.tracer.tensor import Tensor
-from tracegrad.tracer.tree import Occurrence, Path
+from tracegrad.tracer.tree import Occurrence, Path, Tree, outcome_of
 
 Array = np.ndarray[Any, Any]
 
 # Calls of one specialisation before it gets an entry.
 PATIENCE = 4
+# Calls that Python had to end before the entry is made anew.
+REVISION = 64
+# A larger tree is run in Python.
+_MOST_BLOCKS = 1000
 
 
 class _UnfitError(Exception):
@@ -37,13 +55,18 @@ class _UnfitError(Exception):
 
 @dataclass(frozen=True)
 class Known:
-    """What an entry stands for: the specialisation, its first segment, and the path if there is
-    just one way on.
+    """What an entry stands for.
+
+    ways, outcomes   for each block the segments to it from the first, and the outcomes between.
+    paths            for each block the path that ends there.
+    inputs           for each block, where the inputs are in what native code returns after it.
     """
 
     found: Specialisation
-    root: Occurrence
-    path: Path | None
+    ways: list[list[Occurrence]]
+    outcomes: list[list[Hashable]]
+    paths: list[Path | None]
+    inputs: list[int]
 
 
 @cache
@@ -63,25 +86,84 @@ def entry_for(
     are defaults; None if there can be none.
     """
     tree = found.tree
-    root = tree.root
-    if root is None or not root.exports or root.program is None or found.odd or config.check:
+    if tree.root is None or found.odd or config.check:
         return None
-    if any(path.end.stores or path.end.runs_again for path in tree.paths.values()):
-        return None
+    for path in tree.paths.values():
+        end = path.end
+        if end.stores or end.runs_again or any(r.kind == "reached" for r in end.results):
+            return None
     try:
+        blocks, ways = _blocks(tree)
         made = _Checks(found, args, given)
         made.arguments(described)
-        returned = made.inputs()
+        inputs = made.inputs()
         made.guards()
     except _UnfitError:
         return None
-    path = tree.paths.get(root)
-    build = _building(path) if path is not None and not root.flags else None
     entry = made.entry
-    entry.owner = Known(found, root, path)
-    if not entry.finish(given, root.program.forward, build, returned, clock):
-        return None
+    entry.owner = Known(
+        found,
+        ways,
+        [[outcome_of(a, b) for a, b in itertools.pairwise(way)] for way in ways],
+        [tree.paths.get(way[-1]) for way in ways],
+        [2 + sum(x.output_count for x in way) for way in ways],
+    )
+    entry.finish(given, inputs, blocks, clock)
     return entry
+
+
+def _blocks(tree: Tree) -> tuple[list[Block], list[list[Occurrence]]]:
+    """The segments that can run natively, the root first, and the way to each."""
+    assert tree.root is not None
+    blocks: list[Block] = []
+    ways: list[list[Occurrence]] = []
+    number: dict[Occurrence, int] = {}
+    work: list[list[Occurrence]] = [[tree.root]]
+    for way in work:
+        occurrence = way[-1]
+        program = occurrence.program
+        if occurrence.exports and (program is None or not can_run(program.forward)):
+            # Python runs it, and what comes after.
+            continue
+        here = [number[x] for x in way[:-1]]
+        number[occurrence] = len(blocks)
+        here.append(len(blocks))
+
+        def at(ref: Ref, here: list[int] = here) -> Ref:
+            return (-1 if ref[0] < 0 else here[ref[0]]), ref[1]
+
+        block = Block(
+            None if program is None else program.forward,
+            [at(ref) for ref in occurrence.sources],
+            [at((len(way) - 1, flag)) for flag in occurrence.flags],
+        )
+        if len(way) > 1:
+            outcome: Any = outcome_of(way[-2], occurrence)
+            blocks[here[-2]].ways[int(outcome)] = here[-1]
+        guard = occurrence.segment.guard
+        if guard is not None and occurrence.guard is not None:
+            truth = guard.kind == "bool"
+            dtype = _dtype_at(tree, way, occurrence.guard)
+            if guard.kind in ("bool", "int", "index", "exit") and can_decide(dtype, truth):
+                block.condition = at(occurrence.guard), dtype, truth
+                work.extend([*way, following] for following in occurrence.edges.values())
+        elif occurrence in tree.paths:
+            block.result = _building(tree.paths[occurrence], at)
+        blocks.append(block)
+        ways.append(way)
+        if len(blocks) > _MOST_BLOCKS:
+            raise _UnfitError
+    if not blocks:
+        raise _UnfitError
+    return blocks, ways
+
+
+def _dtype_at(tree: Tree, way: Sequence[Occurrence], ref: Ref) -> np.dtype[Any]:
+    """The dtype of the value at a reference by number."""
+    if ref[0] < 0:
+        return tree.inputs[ref[1]].type.dtype.numpy
+    occurrence = way[ref[0]]
+    return occurrence.segment.builder.nodes[occurrence.exports[ref[1]]].dtype.numpy
 
 
 class _Checks:
@@ -96,9 +178,6 @@ class _Checks:
         self.leaves: list[tuple[int, Any]] = []
         self.places: dict[AccessPath, tuple[int, Any]] = {}
         self.tensors: set[int] = set()
-        root = found.tree.root
-        assert root is not None
-        self.base = {number: i for i, (_, number) in enumerate(root.sources)}
         default = self.entry.dict_item(promotion.__dict__, "_default")
         self.entry.is_object(default, promotion._default)
         for name in ("check", "disable"):
@@ -181,22 +260,21 @@ class _Checks:
 
     def _check(self, register: int, value: Any, number: int | None, kind: type) -> None:
         """An input or an unused leaf is of the same type."""
-        base = None if number is None else self.base.get(number)
         if type(value) is not kind:
             raise _UnfitError
         if isinstance(value, Tensor):
-            self._check_tensor(register, value, base)
+            self._check_tensor(register, value, number)
         elif isinstance(value, np.ndarray):
-            self.entry.array(register, value, base)
+            self.entry.array(register, value, number)
         elif kind in (float, int):
             inputs = self.found.tree.inputs
             dtype = np.dtype(kind) if number is None else inputs[number].type.dtype.numpy
-            if not self.entry.number(register, kind, dtype, base):
+            if not self.entry.number(register, kind, dtype, number):
                 raise _UnfitError
         else:
             raise _UnfitError
 
-    def _check_tensor(self, register: int, value: Tensor, base: int | None) -> None:
+    def _check_tensor(self, register: int, value: Tensor, number: int | None) -> None:
         apart = self.found.watches_pattern
         wanted = value._requires_grad
         view = value._base is not None
@@ -205,7 +283,9 @@ class _Checks:
         if apart and (value._alias is not None or id(value._storage) in self.tensors):
             raise _UnfitError
         self.tensors.add(id(value._storage))
-        self.entry.wrapped(register, value._array, wanted, apart, base)
+        if apart and len(self.tensors) > MOST_APART:
+            raise _UnfitError
+        self.entry.wrapped(register, value._array, wanted, apart, number)
 
     # ------------------------------------------------------------------------ guards
 
@@ -284,16 +364,17 @@ class _Checks:
             raise _UnfitError from None
 
 
-def _building(path: Path) -> list[tuple[int, int]] | None:
+def _building(path: Path, at: Callable[[Ref], Ref]) -> list[tuple[int, Any]] | None:
     """How the result is put together natively; None where Python has to."""
     if path.plain is None:
         return None
     places = iter(path.plain)
-    steps: list[tuple[int, int]] = []
+    steps: list[tuple[int, Any]] = []
 
     def add(item: Description, height: int) -> bool:
         if isinstance(item, Leaf):
-            steps.append(tensor(next(places)[1]))
+            row, column = next(places)
+            steps.append(tensor(at((row - 1, column))))
             return True
         if isinstance(item, Static):
             steps.append(nothing())

@@ -66,6 +66,11 @@ class Occurrence:
         self.program: Program | None = None
         self.hits = 0
 
+    @property
+    def output_count(self) -> int:
+        """How many values its program computes, those for backward included."""
+        return 0 if self.program is None else self.program.forward.output_count
+
     def export(self, position: int, carries: bool) -> int:
         """The number of the node at `position` among the exports."""
         node = self.segment.builder.nodes[position]
@@ -139,10 +144,7 @@ class Path:
 
     def outcomes(self) -> list[Hashable]:
         """The outcome of each condition on the way."""
-        return [
-            next(key for key, child in parent.edges.items() if child is following)
-            for parent, following in itertools.pairwise(self.occurrences)
-        ]
+        return [outcome_of(a, b) for a, b in itertools.pairwise(self.occurrences)]
 
     def _has_more(self) -> bool:
         """Whether a call does more than compute tensors."""
@@ -173,6 +175,11 @@ class Path:
         if ref[0] < 0:
             return tree.inputs[ref[1]].type
         return self.occurrences[ref[0]].segment.builder.nodes[ref[1]].type
+
+
+def outcome_of(parent: Occurrence, following: Occurrence) -> Hashable:
+    """The outcome with which a path goes on to a segment."""
+    return next(key for key, child in parent.edges.items() if child is following)
 
 
 def _is_same(known: Occurrence, segment: Segment) -> bool:
@@ -396,6 +403,12 @@ class Run:
         self.steps.append((occurrence, program))
         self.arguments.append(arguments)
         self.values.append(outputs)
+
+    def ran(self, occurrence: Occurrence, outputs: list[Any]) -> None:
+        """A segment has run natively."""
+        values = self.values
+        arguments = [values[where + 1][number] for where, number in occurrence.sources]
+        self.add(occurrence, occurrence.program, arguments, outputs)
 
     def take_over(self, before: Run, root: Occurrence) -> None:
         """Start with what another run of the same call has computed already, as far as its way and

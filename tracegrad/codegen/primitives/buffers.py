@@ -26,6 +26,9 @@ __all__ = [
     "call_kernel",
     "load",
     "load_output",
+    "read_byte",
+    "read_double",
+    "read_float",
     "read_word",
     "real",
     "store",
@@ -131,6 +134,37 @@ def read_word(typing: Any, address: Any, index: Any) -> Any:
         return builder.load(builder.gep(base, [arguments[1]]))
 
     return types.int64(types.int64, types.int64), generate
+
+
+@intrinsic
+def read_byte(typing: Any, address: Any) -> Any:
+    """Load the byte at an address, as an integer."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        byte = builder.load(builder.inttoptr(arguments[0], ir.IntType(8).as_pointer()))
+        return builder.zext(byte, _I64)
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def read_double(typing: Any, address: Any) -> Any:
+    """Load the float64 at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load(builder.inttoptr(arguments[0], ir.DoubleType().as_pointer()))
+
+    return types.float64(types.int64), generate
+
+
+@intrinsic
+def read_float(typing: Any, address: Any) -> Any:
+    """Load the float32 at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load(builder.inttoptr(arguments[0], ir.FloatType().as_pointer()))
+
+    return types.float32(types.int64), generate
 
 
 @intrinsic
