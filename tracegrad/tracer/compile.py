@@ -24,7 +24,6 @@ from tracegrad.tracer.code_reading import adding_parameters
 from tracegrad.tracer.history import Event, describe, explain_miss
 from tracegrad.tracer.inputs import AliasesMatter
 from tracegrad.tracer.inspection import Inspection
-from tracegrad.tracer.known_calls import PATIENCE, REVISION, Known, entry_for
 from tracegrad.tracer.location import locate
 from tracegrad.tracer.loop_records import SiteKey
 from tracegrad.tracer.range_names import counting
@@ -42,9 +41,14 @@ from tracegrad.tracer.tree import Run, UnknownOutcomeError, go_on, run
 
 if TYPE_CHECKING:
     from tracegrad.runtime.entry import Entry
+    from tracegrad.tracer.known_calls import Known
 
 Key = tuple[Hashable, ...]
 
+# Hits of one specialisation before its calls are taken natively.
+PATIENCE = 4
+# Calls that Python had to end before what is native is made anew.
+REVISION = 64
 # Signatures of one function that are taken natively; each costs the others a look.
 _MOST_ENTRIES = 8
 
@@ -216,6 +220,9 @@ class CompiledFunction(Inspection):
         """
         if any(self._is_kept(i, x) and not self._is_own_object(x) for i, x in enumerate(args)):
             return
+        # Here and not above: it imports the compiler.
+        from tracegrad.tracer.known_calls import entry_for
+
         described = list(self._describe(args, kwargs, []).values())
         values = [*args, *(kwargs[name] for name in sorted(kwargs))]
         entry = entry_for(found, values, given, described, self._clock)

@@ -41,10 +41,6 @@ from tracegrad.tracer.tree import Occurrence, Path, Tree, outcome_of
 
 Array = np.ndarray[Any, Any]
 
-# Calls of one specialisation before it gets an entry.
-PATIENCE = 4
-# Calls that Python had to end before the entry is made anew.
-REVISION = 64
 # A larger tree is run in Python.
 _MOST_BLOCKS = 1000
 
