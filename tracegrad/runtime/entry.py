@@ -24,15 +24,16 @@ from tracegrad.runtime.program import interpreter_source, method_definition, nat
 
 Array = np.ndarray[Any, Any]
 
-_HEADER = 28
-_BLOCK = 17
+_HEADER = 21
+_BLOCK = 19
 # The word of a tuple that its first item is in.
 _TUPLE_ITEMS = 3
 # Steps that only check or read; the numbers are those of `replay.py`.
 _ARGUMENT, _DICT_ITEM, _WORD_OF, _ATTRIBUTE, _LIST_ITEM, _WORD = range(6)
 _ITEM, _IS, _SAME, _CLASS, _LENGTH, _FLOAT64, _FLOAT32, _INT64 = range(6, 14)
 _ARRAY, _APART, _KEYS, _WANTED = range(14, 18)
-_TENSOR, _NONE, _TUPLE, _LIST = range(4)
+# How results are put together, step by step, on a stack.
+(VALUE, REGISTER, OBJECT, TUPLE, LIST, CALL, RECORD, COPY, ATTRIBUTE, NEXT, LAST) = range(11)
 # How the truth of a number is told, and how it as an int.
 _TRUTHS = {"b1": 1, "f8": 2, "f4": 3, "i8": 4}
 _WHOLE = {"i8": 5, "f8": 6, "f4": 7}
@@ -45,14 +46,13 @@ MOST_APART = 24
 
 @dataclass(frozen=True)
 class Wrapper:
-    """A class whose objects hold an array in a slot: what a result is wrapped in.
+    """A class whose objects hold an array in a slot.
 
-    The rest are offsets of slots in bytes. An object of `storage_class` is made for each new array;
-    `base`, `alias` and `node` are None then; `wanted`, a bool, is False.
+    The rest are offsets of slots in bytes. A view has another object in `base`, what was computed
+    something in `node`; `wanted` is a bool.
     """
 
     kind: type
-    storage_class: type
     array: int
     storage: int
     base: int
@@ -63,7 +63,7 @@ class Wrapper:
 
 def slot_offset(kind: type, name: str) -> int:
     """Where the slot `name` is in objects of `kind`, in bytes."""
-    member = kind.__dict__[name]
+    member = next(each.__dict__[name] for each in kind.__mro__ if name in each.__dict__)
     # CPython's PyMemberDescrObject: a head of two words, class, name, qualified name, definition;
     # and PyMemberDef: name, type, offset.
     words = (ctypes.c_ssize_t * 6).from_address(id(member))
@@ -82,7 +82,11 @@ class Block:
     condition    the value that decides, its dtype, and whether it is its truth that does, or it as
                  an int.
     ways         the blocks that follow, by outcome. What is not known is left to Python.
-    result       how the result is put together where the call ends; None if Python does it.
+    result       how the result is put together where the call ends: steps like (VALUE, ref),
+                 (REGISTER, number), (OBJECT, x), (TUPLE, position), (LIST, position), (CALL, x),
+                 (RECORD, (class, slots)), (COPY, position), (ATTRIBUTE, name), (NEXT, iterator),
+                 (LAST, position), which leave it on a stack. None if Python does it.
+    leaves       registers of objects that are not computed and no views, or Python does it.
     """
 
     executable: Executable | None
@@ -91,6 +95,7 @@ class Block:
     condition: tuple[tuple[int, int], np.dtype[Any], bool] | None = None
     ways: dict[int, int] = field(default_factory=dict)
     result: Sequence[tuple[int, Any]] | None = None
+    leaves: Sequence[int] = ()
 
     @property
     def makers(self) -> Sequence[Any]:
@@ -306,16 +311,9 @@ class Entry:
                 _new_array(),
                 method_definition(interpreter_source(), "call").address,
                 clock.ctypes.data,
-                0,
-                self._address(wrapper.storage_class),
-                self._address(wrapper.kind),
                 id(False),
-                wrapper.array // 8,
-                wrapper.storage // 8,
-                wrapper.base // 8,
-                wrapper.alias // 8,
                 wrapper.node // 8,
-                wrapper.wanted // 8,
+                wrapper.base // 8,
                 self._places[0],
                 given,
                 stack,
@@ -363,11 +361,21 @@ class Entry:
             condition = place(ref)
             kind = (_TRUTHS if truth else _WHOLE)[dtype.str[1:]]
         ways = [word for key, to in block.ways.items() for word in (key, self._places[to])]
-        result = [
-            word
-            for step, value in block.result or ()
-            for word in (step, place(value) if step == _TENSOR else value)
-        ]
+        result: list[int] = []
+        for step, value in block.result or ():
+            result.append(step)
+            if step == VALUE:
+                result.append(place(value))
+            elif step in (OBJECT, CALL, ATTRIBUTE, NEXT):
+                result.append(self._address(value))
+            elif step == RECORD:
+                kind_made, slots = value
+                offsets = [slot_offset(kind_made, name) // 8 for name in slots]
+                record = np.array([self._address(kind_made), len(slots), *offsets], np.int64)
+                self._keep.append(record)
+                result.append(record.ctypes.data)
+            else:
+                result.append(value)
         program = 0 if block.executable is None else self._address(block.executable.words)
         return [
             program,
@@ -387,6 +395,8 @@ class Entry:
             0,
             0,
             number,
+            len(block.leaves),
+            layout.add(block.leaves),
         ]
 
     # ------------------------------------------------------------------------- counts
@@ -394,12 +404,12 @@ class Entry:
     @property
     def hits(self) -> int:
         """How many calls were taken since they were counted last."""
-        return int(self.words[27])
+        return int(self.words[20])
 
     def take_hits(self) -> int:
         """The same, and count anew."""
         hits = self.hits
-        self.words[27] = 0
+        self.words[20] = 0
         return hits
 
     def take_block_hits(self, number: int) -> int:
@@ -445,21 +455,6 @@ def can_run(executable: Executable) -> bool:
 def can_decide(dtype: np.dtype[Any], truth: bool) -> bool:
     """Whether native code can tell the outcome of a condition of this dtype."""
     return dtype.str[1:] in (_TRUTHS if truth else _WHOLE)
-
-
-def tensor(ref: tuple[int, int]) -> tuple[int, Any]:
-    """Of a result: a wrapper of an output."""
-    return _TENSOR, ref
-
-
-def nothing() -> tuple[int, Any]:
-    """Of a result: None."""
-    return _NONE, 0
-
-
-def container(kind: type, start: int) -> tuple[int, Any]:
-    """Of a result: a tuple or a list of all that was made since there were `start` objects."""
-    return (_LIST if kind is list else _TUPLE), start
 
 
 @cache

@@ -40,6 +40,7 @@ _drop = _External("Py_DecRef", _void(_word))
 _new_int = _External("PyLong_FromLongLong", _word(_word))
 _item_of_dict = _External("PyDict_GetItem", _word(_word, _word))
 _next = _External("PyDict_Next", _int(_word, _word, _word, _word))
+_next_of = _External("PyIter_Next", _word(_word))
 _attribute = _External("PyObject_GetAttr", _word(_word, _word))
 _call = _External("PyObject_CallNoArgs", _word(_word))
 _allocate = _External("PyType_GenericAlloc", _word(_word, _word))
@@ -151,7 +152,7 @@ def replay(owner: int, arguments: int, count: int) -> int:
         elif kind == 17:  # a tensor that requires a gradient, or does not
             base = read_word(found, b)
             matches = read_word(found, word(step, 4)) == a
-            if matches and base != none and a == word(table, 13):
+            if matches and base != none and a == word(table, 10):
                 # A view of a tensor requires a gradient with it.
                 matches = read_word(base, word(step, 4)) == a
             target = word(step, 1)
@@ -164,12 +165,11 @@ def replay(owner: int, arguments: int, count: int) -> int:
         _keep(none)
         return none
 
-    offset_array = word(table, 14)
-    path = table + 8 * word(table, 26)
+    path = table + 8 * word(table, 19)
     depth = 0
     made = 0
     result = 0
-    block = table + 8 * word(table, 20)
+    block = table + 8 * word(table, 13)
     outputs = values
     # 1: Python goes on, 2: the result is put together, 3: an error is set.
     status = 0
@@ -206,7 +206,7 @@ def replay(owner: int, arguments: int, count: int) -> int:
             if made < word(block, 3):
                 status = 3
                 break
-            given = table + 8 * word(table, 21)
+            given = table + 8 * word(table, 14)
             sources = table + 8 * word(block, 2)
             for i in range(word(block, 1)):
                 store_word(given, i, read_word(values, word(sources, i)))
@@ -219,6 +219,12 @@ def replay(owner: int, arguments: int, count: int) -> int:
         flag = table + 8 * word(block, 7)
         for i in range(word(block, 6)):
             if read_byte(read_word(read_word(values, word(flag, i)), 2)) != 0:
+                status = 1
+        leaf = table + 8 * word(block, 18)
+        for i in range(word(block, 17)):
+            tensor = read_word(registers, word(leaf, i))
+            alone = read_word(tensor, word(table, 12)) == none
+            if not alone or read_word(tensor, word(table, 11)) != none:
                 status = 1
         kind = word(block, 8)
         if status == 0 and kind == 0:
@@ -250,56 +256,71 @@ def replay(owner: int, arguments: int, count: int) -> int:
                     break
 
     if status != 3:
-        store_word(table, 27, read_word(table, 27) + 1)
+        store_word(table, 20, read_word(table, 20) + 1)
         clock = word(table, 9)
         store_word(clock, 0, read_word(clock, 0) + 1)
         store_word(block, 15, read_word(clock, 0))
     if status == 2:
         step = table + 8 * word(block, 13)
         # A stack of objects that are to become the result.
-        stack = table + 8 * word(table, 22)
+        stack = table + 8 * word(table, 15)
         height = 0
         for _ in range(word(block, 12)):
             kind = word(step, 0)
             a = word(step, 1)
-            if kind == 0:  # a tensor around the value a
-                storage = _call(word(table, 11))
-                result = _allocate(word(table, 12), 0)
-                array = read_word(values, a)
-                _keep(array)
-                _keep(none)
-                _keep(none)
-                _keep(none)
-                _keep(word(table, 13))
-                store_word(result, offset_array, array)
-                store_word(result, word(table, 15), storage)
-                store_word(result, word(table, 16), none)
-                store_word(result, word(table, 17), none)
-                store_word(result, word(table, 18), none)
-                store_word(result, word(table, 19), word(table, 13))
-            elif kind == 1:  # None
-                _keep(none)
-                result = none
-            else:  # a tuple or a list of what is on the stack from a on
-                if kind == 2:
-                    result = _new_tuple(height - a)
-                    items = result + 24
-                else:
-                    result = _new_list(height - a)
-                    items = read_word(result, 3)
+            if kind == 0:  # a value
+                result = read_word(values, a)
+                _keep(result)
+            elif kind == 1:  # what is in a register
+                result = read_word(registers, a)
+                _keep(result)
+            elif kind == 2:  # this object
+                result = a
+                _keep(result)
+            elif kind == 3:  # a tuple of what is on the stack from a on
+                result = _new_tuple(height - a)
+                for i in range(a, height):
+                    store_word(result, 3 + i - a, read_word(stack, i))
+                height = a
+            elif kind == 4:  # a list, likewise
+                result = _new_list(height - a)
+                items = read_word(result, 3)
                 for i in range(a, height):
                     store_word(items, i - a, read_word(stack, i))
+                height = a
+            elif kind == 5:  # what a function returns
+                result = _call(a)
+            elif kind == 6:  # an object whose slots are the last things on the stack
+                # Its class, how many slots, and which words they are.
+                result = _allocate(word(a, 0), 0)
+                height -= word(a, 1)
+                for i in range(word(a, 1)):
+                    store_word(result, word(a, 2 + i), read_word(stack, height + i))
+            elif kind == 7:  # once more what is at a
+                result = read_word(stack, a)
+                _keep(result)
+            elif kind == 8:  # an attribute of the last thing
+                height -= 1
+                result = _attribute(read_word(stack, height), a)
+                _drop(read_word(stack, height))
+            elif kind == 9:  # the next of an iterator
+                result = _next_of(a)
+            else:  # the last thing; what is before it from a on goes
+                height -= 1
+                result = read_word(stack, height)
+                for i in range(a, height):
+                    _drop(read_word(stack, i))
                 height = a
             store_word(stack, height, result)
             height += 1
             step += 16
     elif status == 1:
-        count = 2 + word(table, 24)
+        count = 2 + word(table, 17)
         for i in range(depth):
             count += word(read_word(path, i), 3)
         result = _new_list(count)
         items = read_word(result, 3)
-        mark = word(table, 25)
+        mark = word(table, 18)
         _keep(mark)
         store_word(items, 0, mark)
         store_word(items, 1, _new_int(word(block, 16)))
@@ -311,8 +332,8 @@ def replay(owner: int, arguments: int, count: int) -> int:
                 _keep(array)
                 store_word(items, at, array)
                 at += 1
-        registers_of_inputs = table + 8 * word(table, 23)
-        for i in range(word(table, 24)):
+        registers_of_inputs = table + 8 * word(table, 16)
+        for i in range(word(table, 17)):
             value = read_word(registers, word(registers_of_inputs, i))
             _keep(value)
             store_word(items, at, value)

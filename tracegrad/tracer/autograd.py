@@ -161,6 +161,8 @@ def tensor_backward(
         backward(self, gradient, retain_graph, create_graph, inputs=inputs)
         return
     keep = create_graph if retain_graph is None else retain_graph
+    if not create_graph and engine.run_on_ends(self, keep):
+        return
     cotangent = _one(self)
     engine.run([(edge_of(self), cotangent)], keep=keep, create_graph=create_graph)
 

@@ -11,7 +11,7 @@ from tracegrad.runtime.random import default_generator
 from tracegrad.tracer.call_backward import CompiledFunctionBackward, FreedNode
 from tracegrad.tracer.dispatch import apply
 from tracegrad.tracer.location import user_place
-from tracegrad.tracer.recording import Result
+from tracegrad.tracer.recording import Ref, Result
 from tracegrad.tracer.structure import TENSOR
 from tracegrad.tracer.tensor import Tensor, wrap
 from tracegrad.tracer.tree import Path, Run, Tree
@@ -29,7 +29,7 @@ def finish(tree: Tree, path: Path, run: Run, inputs: Sequence[Any], leaves: Sequ
         node = CompiledFunctionBackward(tree, path, run, inputs)
         computed = node.saving.results
         if computed is not None:
-            return _on_tape(path, node, computed, run.values[1])
+            return _on_tape(path, node, computed, run)
     if path.has_effects:
         commit(tree, path, run, inputs, node)
     results = path.end.results
@@ -59,18 +59,17 @@ def finish(tree: Tree, path: Path, run: Run, inputs: Sequence[Any], leaves: Sequ
 def _on_tape(
     path: Path,
     node: CompiledFunctionBackward,
-    computed: Sequence[tuple[int, int, bool]],
-    outputs: Sequence[Array],
+    computed: Sequence[tuple[Ref, int, bool]],
+    run: Run,
 ) -> Any:
-    """The results of a path that only computes tensors, in one segment."""
+    """The results of a path that only computes tensors."""
     made = []
-    for column, number, watched in computed:
-        tensor = wrap(outputs[column])
+    for ref, number, watched in computed:
+        tensor = wrap(run.value(ref))
         if number >= 0:
             tensor._grad_fn = node
             tensor._requires_grad = True
-            if number:
-                tensor._output_nr = number
+            tensor._output_nr = number
         if watched:
             node.versions.append((tensor._storage, 0, -1))
         made.append(tensor)

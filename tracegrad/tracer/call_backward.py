@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tracegrad.config import config
 from tracegrad.errors import GradError
 from tracegrad.ir.differentiate import gradient_graph
 from tracegrad.ir.graph import Graph
@@ -20,7 +21,13 @@ from tracegrad.tracer.tape import FREED, Edge, Node, edge_of, mark
 from tracegrad.tracer.tensor import Tensor, wrap
 from tracegrad.tracer.tree import Occurrence, Path, Run, Tree, layout_of
 
+if TYPE_CHECKING:
+    from tracegrad.runtime.entry import Entry
+
 Array = np.ndarray[Any, Any]
+
+# Runs of one backward before it is a native function.
+PATIENCE = 4
 
 
 class FreedNode(Node):
@@ -52,12 +59,13 @@ class Saving:
     direct    of a path of one segment: for each cotangent that backward takes, the output of the
               call that it belongs to, and for each differentiable input the result of backward
               that is its cotangent. None where cotangents have to be added up.
-    results   of a path of one segment that only computes: of each result, its number among the
-              outputs of the program, its number among those on the tape or -1, and whether
-              backward reads it. None for other paths.
+    results   of a path that only computes: of each result, where it is, its number among those on
+              the tape or -1, and whether backward reads it. None for other paths.
+    native    backward of a path of one segment as a function from arrays to tensors, once it is
+              needed often; `runs` counts to there.
     """
 
-    __slots__ = ("copied", "direct", "growth", "read", "results", "segments")
+    __slots__ = ("copied", "direct", "growth", "native", "read", "results", "runs", "segments")
 
     def __init__(self, path: Path, growth: int) -> None:
         self.growth = growth
@@ -82,14 +90,17 @@ class Saving:
         self.read = list(read)
         self.direct = self._direct(path)
         self.results = self._results(path)
+        self.native: Entry | None = None
+        self.runs = 0
 
-    def _results(self, path: Path) -> list[tuple[int, int, bool]] | None:
-        if path.has_more or len(path.occurrences) != 1 or len(self.segments) != 1:
+    def _results(self, path: Path) -> list[tuple[Ref, int, bool]] | None:
+        if path.has_more:
             return None
-        _, _, _, places = self.segments[0]
+        read = {
+            (depth, i) for depth, *_, places in self.segments for computed, i in places if computed
+        }
         return [
-            (column, path.output_number.get(i, -1), (True, column) in places)
-            for i, (_, column) in enumerate(path.refs)
+            (ref, path.output_number.get(i, -1), ref in read) for i, ref in enumerate(path.refs)
         ]
 
     def _direct(self, path: Path) -> tuple[list[int], list[int | None]] | None:
@@ -198,12 +209,27 @@ class CompiledFunctionBackward(Node):
         self._check_versions()
         if state.grad_enabled or state.recorder is not None:
             return self._run_on_tape(grads)
+        return self._run_off_tape(self.saved, grads)
+
+    def run_alone(self, number: int, cotangent: Tensor) -> Sequence[Tensor | None]:
+        """`run` without a tape, whatever the mode, for one output."""
+        if self.saved is None:
+            raise GradError(FREED)
+        self._check_versions()
+        grads: list[Tensor | None] = [None] * len(self.output_types)
+        grads[number] = cotangent
+        return self._run_off_tape(self.saved, grads)
+
+    def _run_off_tape(
+        self, saved: list[list[Array]], grads: Sequence[Tensor | None]
+    ) -> Sequence[Tensor | None]:
         compiled, seconds = counters.compilations, counters.seconds
         direct = self.saving.direct
-        if direct is not None and None not in grads:
-            found = self._run_directly(self.saved[0], grads, *direct)
+        # Not `in`: that would ask tensors whether they are equal to None.
+        if direct is not None and not any([g is None for g in grads]):
+            found = self._run_directly(saved[0], grads, *direct)
         else:
-            found = self._run_segments(self.saved, grads)
+            found = self._run_segments(saved, grads)
         if compiled != counters.compilations:
             statistics = self.tree.statistics
             statistics.compilations += counters.compilations - compiled
@@ -218,9 +244,24 @@ class CompiledFunctionBackward(Node):
         results: list[int | None],
     ) -> list[Tensor | None]:
         """Backward of a single segment whose every output has a cotangent."""
-        _, _, program, _ = self.saving.segments[0]
-        cotangents = [contiguous(grads[i]._array) for i in order]  # type: ignore[union-attr]
-        found = program.backward(program.all_given)(saved + cotangents)
+        saving = self.saving
+        _, _, program, _ = saving.segments[0]
+        cotangents = [grads[i]._array for i in order]  # type: ignore[union-attr]
+        if saving.native is not None and not config.check:
+            made = saving.native.native(*saved, *cotangents)
+            if made is not None:
+                for tensor in made:
+                    tensor._fresh = True
+                return [None if i is None else made[i] for i in results]
+        cotangents = [contiguous(g) for g in cotangents]
+        executable = program.backward(program.all_given)
+        found = executable(saved + cotangents)
+        saving.runs += 1
+        if saving.runs == PATIENCE and not config.check:
+            # Here and not above: it imports the compiler.
+            from tracegrad.tracer.native_results import function_of
+
+            saving.native = function_of(executable, saved + cotangents)
         return [None if i is None else fresh(found[i]) for i in results]
 
     def _run_segments(

@@ -93,6 +93,7 @@ def apply(
     output: Tensor = _new(Tensor)
     output._base = output._alias = output._grad_fn = None
     output._requires_grad = False
+    output._output_nr = 0
     if call.is_view and _shares(result, arrays[0]):
         _become_view(output, inputs[0], op, params)
         if not result.flags.writeable and arrays[0].flags.writeable:

@@ -5,6 +5,7 @@ recursion.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,50 @@ def run(
         state.set_grad(before)
 
 
+def run_on_ends(tensor: Tensor, keep: bool) -> bool:
+    """Backward from a result of a compiled call that leads to leaves only, with the cotangent 1:
+    the general walk without its bookkeeping, and without tape nodes for the leaves. False, and
+    nothing done, where somebody would see a difference.
+    """
+    node = tensor._grad_fn
+    if node is None or state.recorder is not None:
+        return False
+    leaves = node.ends
+    if leaves is None or tensor._base is not None or tensor._array.size != 1:
+        return False
+    if node.hooks is not None or node.tensor_hooks is not None or node.prehooks is not None:
+        return False
+    if node.retained is not None:
+        return False
+    for leaf in leaves:
+        if leaf._hooks is not None or leaf._post_hooks is not None:
+            return False
+        if leaf._accumulator is not None and leaf._accumulator() is not None:
+            return False
+    if len(leaves) > 1 and len(set(map(id, leaves))) != len(leaves):
+        return False
+    found = node.run_alone(tensor._output_nr, _one(tensor._array.dtype, tensor._array.shape))
+    if not keep:
+        node.release()
+    for leaf, gradient in zip(leaves, found, strict=True):
+        if gradient is None:
+            continue
+        old = leaf._grad
+        if old is None:
+            gradient._fresh = False
+            leaf._grad = gradient
+        else:
+            np.add(old._array, gradient._array, out=old._array)
+            old._storage.version += 1
+    return True
+
+
+@cache
+def _one(dtype: np.dtype[Any], shape: tuple[int, ...]) -> Tensor:
+    """The cotangent of what is differentiated itself. Nobody sees it."""
+    return wrap(np.ones(shape, dtype))
+
+
 def _run(
     roots: Sequence[tuple[Edge, Tensor]],
     keep: bool,
@@ -140,9 +185,6 @@ def _run_on_leaves(edge: Edge, cotangent: Tensor, keep: bool) -> bool:
     """
     node, number = edge
     assert node is not None
-    leaves = node.ends
-    if leaves is not None and _run_on_known(node, number, cotangent, keep, leaves):
-        return True
     ends = [end for end, _ in node.edges if end is not None]
     for end in ends:
         if type(end) is not AccumulateGrad:
@@ -160,30 +202,6 @@ def _run_on_leaves(edge: Edge, cotangent: Tensor, keep: bool) -> bool:
             arriving: list[Tensor | None] = [unmasked(output)]
             _before(following, arriving)
             _call(following, arriving)
-    return True
-
-
-def _run_on_known(
-    node: Node, number: int, cotangent: Tensor, keep: bool, leaves: Sequence[Tensor]
-) -> bool:
-    """Backward from a node to leaves that need no tape nodes of their own."""
-    for leaf in leaves:
-        if leaf._hooks is not None:
-            return False
-        if leaf._accumulator is not None and leaf._accumulator() is not None:
-            return False
-    if len(leaves) > 1 and len(set(map(id, leaves))) != len(leaves):
-        return False
-    grads: list[Tensor | None] = [None] * len(node.output_types)
-    grads[number] = unmasked(cotangent)
-    if node.tensor_hooks is not None or node.retained is not None or node.prehooks is not None:
-        _before(node, grads)
-    outputs = _call(node, grads)
-    if not keep:
-        node.release()
-    for leaf, output in zip(leaves, outputs, strict=True):
-        if output is not None:
-            accumulate_grad(leaf, unmasked(output))
     return True
 
 

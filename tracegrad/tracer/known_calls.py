@@ -9,9 +9,8 @@ Where a condition has an outcome that the tree does not know, Python goes on fro
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,20 +20,16 @@ from tracegrad.runtime.entry import (
     MOST_APART,
     Block,
     Entry,
-    Wrapper,
     can_decide,
     can_run,
-    container,
-    nothing,
     slot_offset,
-    tensor,
 )
 from tracegrad.tracer import promotion
 from tracegrad.tracer.access import Path as AccessPath
 from tracegrad.tracer.guards import Guard, KeysGuard, TensorGuard, TypeGuard
+from tracegrad.tracer.native_results import result_steps, wrapper
 from tracegrad.tracer.recording import Ref
 from tracegrad.tracer.specialisation import Specialisation
-from tracegrad.tracer.storage import Storage
 from tracegrad.tracer.structure import Container, Description, Leaf, Static
 from tracegrad.tracer.tensor import Tensor
 from tracegrad.tracer.tree import Occurrence, Path, Tree, outcome_of
@@ -65,12 +60,6 @@ class Known:
     inputs: list[int]
 
 
-@cache
-def _wrapper() -> Wrapper:
-    names = ("_array", "_storage", "_base", "_alias", "_grad_fn", "_requires_grad")
-    return Wrapper(Tensor, Storage, *(slot_offset(Tensor, name) for name in names))
-
-
 def entry_for(
     found: Specialisation,
     args: Sequence[Any],
@@ -89,11 +78,11 @@ def entry_for(
         if end.stores or end.runs_again or any(r.kind == "reached" for r in end.results):
             return None
     try:
-        blocks, ways = _blocks(tree)
         made = _Checks(found, args, given)
         made.arguments(described)
         inputs = made.inputs()
         made.guards()
+        blocks, ways = _blocks(tree, inputs)
     except _UnfitError:
         return None
     entry = made.entry
@@ -108,8 +97,10 @@ def entry_for(
     return entry
 
 
-def _blocks(tree: Tree) -> tuple[list[Block], list[list[Occurrence]]]:
-    """The segments that can run natively, the root first, and the way to each."""
+def _blocks(tree: Tree, inputs: Sequence[int]) -> tuple[list[Block], list[list[Occurrence]]]:
+    """The segments that can run natively, the root first, and the way to each. `inputs`: the
+    registers of the inputs.
+    """
     assert tree.root is not None
     blocks: list[Block] = []
     ways: list[list[Occurrence]] = []
@@ -144,7 +135,7 @@ def _blocks(tree: Tree) -> tuple[list[Block], list[list[Occurrence]]]:
                 block.condition = at(occurrence.guard), dtype, truth
                 work.extend([*way, following] for following in occurrence.edges.values())
         elif occurrence in tree.paths:
-            block.result = _building(tree.paths[occurrence], at)
+            block.result, block.leaves = result_steps(tree, tree.paths[occurrence], at, inputs)
         blocks.append(block)
         ways.append(way)
         if len(blocks) > _MOST_BLOCKS:
@@ -169,7 +160,7 @@ class _Checks:
         self.found = found
         self.args = args
         self.given = given
-        self.entry = Entry(_wrapper())
+        self.entry = Entry(wrapper())
         # Register and value of each leaf, and of what stands at each path.
         self.leaves: list[tuple[int, Any]] = []
         self.places: dict[AccessPath, tuple[int, Any]] = {}
@@ -358,29 +349,3 @@ class _Checks:
             return entry.item(register, kind, key), value[key]
         except KeyError:
             raise _UnfitError from None
-
-
-def _building(path: Path, at: Callable[[Ref], Ref]) -> list[tuple[int, Any]] | None:
-    """How the result is put together natively; None where Python has to."""
-    if path.plain is None:
-        return None
-    places = iter(path.plain)
-    steps: list[tuple[int, Any]] = []
-
-    def add(item: Description, height: int) -> bool:
-        if isinstance(item, Leaf):
-            row, column = next(places)
-            steps.append(tensor(at((row - 1, column))))
-            return True
-        if isinstance(item, Static):
-            steps.append(nothing())
-            return item.value is None
-        if item.type not in (tuple, list):
-            return False
-        fits = all(add(inside, height + i) for i, inside in enumerate(item.items))
-        steps.append(container(item.type, height))
-        return fits
-
-    structure = path.end.structure
-    # A bare None would be no answer.
-    return steps if not isinstance(structure, Static) and add(structure, 0) else None

@@ -80,6 +80,10 @@ class Node:
         """The leaves that this node leads to, where that is all and needs no nodes of theirs."""
         return None
 
+    def run_alone(self, number: int, cotangent: Tensor) -> Sequence[Tensor | None]:
+        """`run` without a tape, whatever the mode, for one output; of a node that has `ends`."""
+        raise GradError(f"{self.name()} has no backward")
+
     @property
     def next_functions(self) -> tuple[Edge, ...]:
         return self.edges

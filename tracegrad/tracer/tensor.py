@@ -88,6 +88,7 @@ class Tensor:
         "_array",
         "_base",
         "_grad_fn",
+        "_output_nr",
         "_requires_grad",
         "_storage",
     )
@@ -98,10 +99,10 @@ class Tensor:
     _alias: tuple[Tensor, tuple[Step, ...]] | None
     _requires_grad: bool
     _grad_fn: Node | None
+    _output_nr: int
     _steps: tuple[Step, ...] = ()
     _no_grad_view: bool = False
     _view_version: int = 0
-    _output_nr: int = 0
     _grad: Tensor | None = None
     _literal: Any = None
     _weak: bool = False
@@ -331,6 +332,7 @@ def wrap(array: Array, storage: Storage | None = None) -> Tensor:
     tensor._array = array
     tensor._base = tensor._alias = tensor._grad_fn = None
     tensor._requires_grad = False
+    tensor._output_nr = 0
     tensor._storage = Storage() if storage is None else storage
     return tensor
 
