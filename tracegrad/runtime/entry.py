@@ -24,7 +24,7 @@ from tracegrad.runtime.program import interpreter_source, method_definition, nat
 
 Array = np.ndarray[Any, Any]
 
-_HEADER = 21
+_HEADER = 23
 _BLOCK = 19
 # The word of a tuple that its first item is in.
 _TUPLE_ITEMS = 3
@@ -114,6 +114,7 @@ class Entry:
 
     __slots__ = (
         "_apart",
+        "_arguments",
         "_blocks",
         "_cells",
         "_keep",
@@ -139,6 +140,7 @@ class Entry:
         self._registers = 0
         self._cells: dict[int, Array] = {}
         self._apart: list[int] = []
+        self._arguments: set[int] = set()
         self._blocks: Sequence[Block] = ()
         self._places: list[int] = []
 
@@ -162,7 +164,9 @@ class Entry:
 
     def argument(self, position: int) -> int:
         """The register of an argument."""
-        return self._step(_ARGUMENT, 0, position)
+        register = self._step(_ARGUMENT, 0, position)
+        self._arguments.add(register)
+        return register
 
     def dict_item(self, owner: dict[Any, Any], key: Any) -> int:
         """The register of an item of a dictionary which is there as long as the entry."""
@@ -293,6 +297,10 @@ class Entry:
         path = layout.reserve(len(blocks))
         stack = layout.reserve(max(len(block.result or ()) for block in blocks) + 1)
         returned = layout.add(inputs)
+        # Arguments are kept by who calls; what is found elsewhere, and all arrays, are not.
+        held = [registers + register for register in inputs if register not in self._arguments]
+        held += [values + i for i in range(len(inputs)) if i not in self._cells]
+        kept = layout.add(held)
         self._places = [layout.reserve(_BLOCK) for _ in blocks]
         for number, block in enumerate(blocks):
             words = self._block(layout, number, block, start, constants)
@@ -322,6 +330,8 @@ class Entry:
                 self._address(self.mark),
                 path,
                 0,
+                kept,
+                len(held),
             ],
         )
         self._keep += [clock, blocks]

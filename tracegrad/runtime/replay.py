@@ -165,6 +165,10 @@ def replay(owner: int, arguments: int, count: int) -> int:
         _keep(none)
         return none
 
+    # Other threads may run while memory is made: what the call found stays until its end.
+    kept = table + 8 * word(table, 21)
+    for i in range(word(table, 22)):
+        _keep(read_word(table, word(kept, i)))
     path = table + 8 * word(table, 19)
     depth = 0
     made = 0
@@ -345,5 +349,7 @@ def replay(owner: int, arguments: int, count: int) -> int:
         before = read_word(path, i)
         for k in range(word(before, 3)):
             _drop(read_word(values, word(before, 5) + k))
+    for i in range(word(table, 22)):
+        _drop(read_word(table, word(kept, i)))
     store_word(table, 1, 0)
     return result
