@@ -224,3 +224,38 @@ def test_failure_in_the_middle_of_a_step():
     assert w.grad is None
     f(w, 1)
     assert w.tolist() == [0, 0]
+
+
+def test_batches_cut_out_of_a_data_set_are_one_trace():
+    @tg.compile
+    def step(w, x, y):
+        loss = ((x @ w - y) ** 2).mean()
+        loss.backward()
+        with tg.no_grad():
+            w -= 0.1 * w.grad
+        w.grad = None
+        return loss.detach()
+
+    w = tg.zeros(1, 1, requires_grad=True)
+    x = tg.linspace(-1, 1, 40).reshape(40, 1)
+    y = 3 * x
+    for _ in range(40):
+        for i in range(0, 40, 4):
+            step(w, x[i : i + 4], y[i : i + 4])
+    assert w.item() == pytest.approx(3, abs=1e-2)
+    assert step.statistics.traces == 1
+
+
+def test_parts_that_share_memory_are_told_apart():
+    @tg.compile
+    def shift(a, b):
+        a += 1
+        return b * 1
+
+    whole = tg.zeros(6)
+    assert shift(whole[:3], whole[3:]).tolist() == [0, 0, 0]
+    assert shift(whole[:3], whole[2:5]).tolist() == [2, 0, 0]
+    assert shift(whole[:3], whole[:3]).tolist() == [3, 3, 3]
+    # Tensors on one memory that know nothing of each other's versions.
+    assert shift(whole, whole.data).tolist() == whole.tolist()
+    assert shift(tg.zeros(6), whole.data).tolist() == whole.tolist()

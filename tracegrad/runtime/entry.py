@@ -31,7 +31,7 @@ _TUPLE_ITEMS = 3
 # Steps that only check or read; the numbers are those of `replay.py`.
 _ARGUMENT, _DICT_ITEM, _WORD_OF, _ATTRIBUTE, _LIST_ITEM, _WORD = range(6)
 _ITEM, _IS, _SAME, _CLASS, _LENGTH, _FLOAT64, _FLOAT32, _INT64 = range(6, 14)
-_ARRAY, _APART, _KEYS, _WANTED = range(14, 18)
+_ARRAY, _APART, _KEYS, _WANTED, _NO_ALIAS = range(14, 19)
 # How results are put together, step by step, on a stack.
 (VALUE, REGISTER, OBJECT, TUPLE, LIST, CALL, RECORD, COPY, ATTRIBUTE, NEXT, LAST) = range(11)
 # How the truth of a number is told, and how it as an int.
@@ -246,15 +246,14 @@ class Entry:
     def wrapped(
         self, source: int, like: Array, wanted: bool, apart: bool, base: int | None
     ) -> None:
-        """Only a wrapper of such an array, which is a base of the program; with `apart` no view,
-        and on memory of its own.
+        """Only a wrapper of such an array, which is a base of the program; with `apart` one that
+        shares its memory with no other of these, as far as their storages and bases tell.
         """
         wrapper = self.wrapper
         self.is_of(source, wrapper.kind)
         self._step(_WANTED, source, id(wanted), wrapper.base // 8, wrapper.wanted // 8)
         if apart:
-            self.is_object(self._step(_WORD, source, wrapper.base // 8), None)
-            self.is_object(self._step(_WORD, source, wrapper.alias // 8), None)
+            self._step(_NO_ALIAS, source, wrapper.base // 8, wrapper.alias // 8, source)
             self._apart.append(source)
         self.array(self._step(_WORD, source, wrapper.array // 8), like, base)
 

@@ -156,6 +156,11 @@ def replay(owner: int, arguments: int, count: int) -> int:
                 # A view of a tensor requires a gradient with it.
                 matches = read_word(base, word(step, 4)) == a
             target = word(step, 1)
+        elif kind == 18:  # a tensor that is no alias of another, or a view of such a one
+            base = read_word(found, a)
+            matches = read_word(found, b) == none
+            if matches and base != none:
+                matches = read_word(base, b) == none
         if not matches:
             break
         store_word(registers, target, found)

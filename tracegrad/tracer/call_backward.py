@@ -226,7 +226,7 @@ class CompiledFunctionBackward(Node):
         compiled, seconds = counters.compilations, counters.seconds
         direct = self.saving.direct
         # Not `in`: that would ask tensors whether they are equal to None.
-        if direct is not None and not any([g is None for g in grads]):
+        if direct is not None and not any(g is None for g in grads):
             found = self._run_directly(saved[0], grads, *direct)
         else:
             found = self._run_segments(saved, grads)

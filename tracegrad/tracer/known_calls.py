@@ -264,11 +264,13 @@ class _Checks:
     def _check_tensor(self, register: int, value: Tensor, number: int | None) -> None:
         apart = self.found.watches_pattern
         wanted = value._requires_grad
-        view = value._base is not None
-        if view and (apart or value.requires_grad is not wanted):
+        base = value._base
+        if base is not None and value.requires_grad is not wanted:
             raise _UnfitError
-        if apart and (value._alias is not None or id(value._storage) in self.tensors):
-            raise _UnfitError
+        if apart:
+            parts = value._alias is not None or (base is not None and base._alias is not None)
+            if parts or self.found.aliases or id(value._storage) in self.tensors:
+                raise _UnfitError
         self.tensors.add(id(value._storage))
         if apart and len(self.tensors) > MOST_APART:
             raise _UnfitError

@@ -114,7 +114,7 @@ class Specialisation:
         if trace.writes_inputs or end.writes or end.grad_writes or end.flags or repeated:
             self.watches_pattern = True
         if self.watches_pattern:
-            self._pattern = pattern([*leaves, *self.objects(recorder, leaves)])
+            self._pattern = pattern([*leaves, *self.objects(recorder, leaves)], self.aliases)
         self._direct = (
             not self.guards
             and not self.same
@@ -188,7 +188,7 @@ class Specialisation:
             ):
                 return None
             inputs[i] = value
-        if self.watches_pattern and pattern([*leaves, *inputs]) != self._pattern:
+        if self.watches_pattern and pattern([*leaves, *inputs], self.aliases) != self._pattern:
             return None
         return inputs
 
@@ -231,15 +231,26 @@ def arrays(inputs: Sequence[Any], odd: Sequence[int]) -> list[Any]:
     return found
 
 
-def pattern(values: Sequence[Any]) -> Hashable:
-    """Which tensors are the same, which share memory, and through which views."""
+def pattern(values: Sequence[Any], steps: bool) -> Hashable:
+    """Which tensors are the same and which share memory, and of those the views that they are; of
+    all others too with `steps`.
+
+    A batch cut out of a data set is a view that shares its memory with no other input: which part
+    it shows makes no difference.
+    """
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    roots = [memory_root(tensor) for tensor in tensors]
+    owners: dict[int, int] = {}
+    shared: set[int] = set()
+    for tensor, (root, _) in zip(tensors, roots, strict=True):
+        if owners.setdefault(id(root._storage), id(tensor)) != id(tensor):
+            shared.add(id(root._storage))
     identities: dict[int, int] = {}
     storages: dict[int, int] = {}
     found = []
-    for value in values:
-        if isinstance(value, Tensor):
-            same = identities.setdefault(id(value), len(identities))
-            shared = storages.setdefault(id(value._storage), len(storages))
-            plain = value._base is None and value._alias is None
-            found.append((same, shared, () if plain else freeze(memory_root(value)[1])))
+    for tensor, (root, lead) in zip(tensors, roots, strict=True):
+        storage = id(root._storage)
+        same = identities.setdefault(id(tensor), len(identities))
+        number = storages.setdefault(storage, len(storages))
+        found.append((same, number, freeze(lead) if steps or storage in shared else ()))
     return tuple(found)
