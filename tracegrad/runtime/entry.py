@@ -25,7 +25,7 @@ from tracegrad.runtime.program import interpreter_source, method_definition, nat
 Array = np.ndarray[Any, Any]
 
 _HEADER = 23
-_BLOCK = 19
+_BLOCK = 21
 # The word of a tuple that its first item is in.
 _TUPLE_ITEMS = 3
 # Steps that only check or read; the numbers are those of `replay.py`.
@@ -34,6 +34,8 @@ _ITEM, _IS, _SAME, _CLASS, _LENGTH, _FLOAT64, _FLOAT32, _INT64 = range(6, 14)
 _ARRAY, _APART, _KEYS, _WANTED, _NO_ALIAS = range(14, 19)
 # How results are put together, step by step, on a stack.
 (VALUE, REGISTER, OBJECT, TUPLE, LIST, CALL, RECORD, COPY, ATTRIBUTE, NEXT, LAST) = range(11)
+# Steps that only do something.
+WRITE, SET, INCREMENT, POP = range(11, 15)
 # How the truth of a number is told, and how it as an int.
 _TRUTHS = {"b1": 1, "f8": 2, "f4": 3, "i8": 4}
 _WHOLE = {"i8": 5, "f8": 6, "f4": 7}
@@ -85,8 +87,10 @@ class Block:
     result       how the result is put together where the call ends: steps like (VALUE, ref),
                  (REGISTER, number), (OBJECT, x), (TUPLE, position), (LIST, position), (CALL, x),
                  (RECORD, (class, slots)), (COPY, position), (ATTRIBUTE, name), (NEXT, iterator),
-                 (LAST, position), which leave it on a stack. None if Python does it.
+                 (LAST, position), which leave it on a stack; (WRITE, (from, to, bytes)), (SET,
+                 name), (INCREMENT, name), (POP, 0) between. None if Python does it.
     leaves       registers of objects that are not computed and no views, or Python does it.
+    written      values that may be written to, or Python does it.
     """
 
     executable: Executable | None
@@ -96,6 +100,7 @@ class Block:
     ways: dict[int, int] = field(default_factory=dict)
     result: Sequence[tuple[int, Any]] | None = None
     leaves: Sequence[int] = ()
+    written: Sequence[tuple[int, int]] = ()
 
     @property
     def makers(self) -> Sequence[Any]:
@@ -375,7 +380,12 @@ class Entry:
             result.append(step)
             if step == VALUE:
                 result.append(place(value))
-            elif step in (OBJECT, CALL, ATTRIBUTE, NEXT):
+            elif step == WRITE:
+                source, target, nbytes = value
+                copied = np.array([place(source), place(target), nbytes], np.int64)
+                self._keep.append(copied)
+                result.append(copied.ctypes.data)
+            elif step in (OBJECT, CALL, ATTRIBUTE, NEXT, SET, INCREMENT):
                 result.append(self._address(value))
             elif step == RECORD:
                 kind_made, slots = value
@@ -406,6 +416,8 @@ class Entry:
             number,
             len(block.leaves),
             layout.add(block.leaves),
+            len(block.written),
+            layout.add(place(ref) for ref in block.written),
         ]
 
     # ------------------------------------------------------------------------- counts

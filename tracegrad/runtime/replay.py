@@ -40,6 +40,8 @@ _drop = _External("Py_DecRef", _void(_word))
 _new_int = _External("PyLong_FromLongLong", _word(_word))
 _item_of_dict = _External("PyDict_GetItem", _word(_word, _word))
 _next = _External("PyDict_Next", _int(_word, _word, _word, _word))
+_set_attribute = _External("PyObject_SetAttr", _int(_word, _word, _word))
+_copy = _External("memcpy", _word(_word, _word, _word))
 _next_of = _External("PyIter_Next", _word(_word))
 _attribute = _External("PyObject_GetAttr", _word(_word, _word))
 _call = _External("PyObject_CallNoArgs", _word(_word))
@@ -235,6 +237,11 @@ def replay(owner: int, arguments: int, count: int) -> int:
             alone = read_word(tensor, word(table, 12)) == none
             if not alone or read_word(tensor, word(table, 11)) != none:
                 status = 1
+        written = table + 8 * word(block, 20)
+        for i in range(word(block, 19)):
+            # NumPy's flag of arrays that may be written to.
+            if word(read_word(values, word(written, i)), 8) & 0x400 == 0:
+                status = 1
         kind = word(block, 8)
         if status == 0 and kind == 0:
             status = 2 if word(block, 12) > 0 else 1
@@ -314,15 +321,35 @@ def replay(owner: int, arguments: int, count: int) -> int:
                 _drop(read_word(stack, height))
             elif kind == 9:  # the next of an iterator
                 result = _next_of(a)
-            else:  # the last thing; what is before it from a on goes
+            elif kind == 10:  # the last thing; what is before it from a on goes
                 height -= 1
                 result = read_word(stack, height)
                 for i in range(a, height):
                     _drop(read_word(stack, i))
                 height = a
-            store_word(stack, height, result)
-            height += 1
+            elif kind == 11:  # the elements of one value go to another: which, and how many bytes
+                to = read_word(read_word(values, word(a, 1)), 2)
+                _copy(to, read_word(read_word(values, word(a, 0)), 2), word(a, 2))
+            elif kind == 12:  # the last thing becomes an attribute of the one before
+                height -= 1
+                result = read_word(stack, height)
+                _set_attribute(read_word(stack, height - 1), a, result)
+                _drop(result)
+            elif kind == 13:  # an attribute of the last thing is one more
+                target = read_word(stack, height - 1)
+                before = _attribute(target, a)
+                after = _new_int(_as_integer(before) + 1)
+                _set_attribute(target, a, after)
+                _drop(before)
+                _drop(after)
+            else:  # the last thing goes
+                height -= 1
+                _drop(read_word(stack, height))
+            if kind <= 10:
+                store_word(stack, height, result)
+                height += 1
             step += 16
+        result = read_word(stack, 0)
     elif status == 1:
         count = 2 + word(table, 17)
         for i in range(depth):

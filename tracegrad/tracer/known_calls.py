@@ -27,7 +27,7 @@ from tracegrad.runtime.entry import (
 from tracegrad.tracer import promotion
 from tracegrad.tracer.access import Path as AccessPath
 from tracegrad.tracer.guards import Guard, KeysGuard, TensorGuard, TypeGuard
-from tracegrad.tracer.native_results import result_steps, wrapper
+from tracegrad.tracer.native_results import add_result, wrapper
 from tracegrad.tracer.recording import Ref
 from tracegrad.tracer.specialisation import Specialisation
 from tracegrad.tracer.structure import Container, Description, Leaf, Static
@@ -135,7 +135,7 @@ def _blocks(tree: Tree, inputs: Sequence[int]) -> tuple[list[Block], list[list[O
                 block.condition = at(occurrence.guard), dtype, truth
                 work.extend([*way, following] for following in occurrence.edges.values())
         elif occurrence in tree.paths:
-            block.result, block.leaves = result_steps(tree, tree.paths[occurrence], at, inputs)
+            add_result(block, tree, tree.paths[occurrence], at, inputs)
         blocks.append(block)
         ways.append(way)
         if len(blocks) > _MOST_BLOCKS:

@@ -11,13 +11,15 @@ import numpy as np
 from tracegrad.runtime import entry as native
 from tracegrad.runtime.entry import Block, Entry, Wrapper, can_run, slot_offset
 from tracegrad.runtime.executor import Executable
+from tracegrad.runtime.random import default_generator
 from tracegrad.tracer import tape
 from tracegrad.tracer.call_backward import CompiledFunctionBackward, saving_of
+from tracegrad.tracer.location import user_place
 from tracegrad.tracer.recording import Ref
 from tracegrad.tracer.storage import Storage
 from tracegrad.tracer.structure import Description, Leaf, Static
 from tracegrad.tracer.tensor import Tensor
-from tracegrad.tracer.tree import Path, Tree
+from tracegrad.tracer.tree import Path, Tree, is_simple
 
 Array = np.ndarray[Any, Any]
 Steps = list[tuple[int, Any]]
@@ -82,6 +84,16 @@ class _Stack:
         """An attribute of the last thing instead of it."""
         self.steps.append((native.ATTRIBUTE, name))
 
+    def set(self, name: str) -> None:
+        """The last thing becomes an attribute of the one before."""
+        self.steps.append((native.SET, name))
+        self.height -= 1
+
+    def pop(self) -> None:
+        """The last thing goes."""
+        self.steps.append((native.POP, 0))
+        self.height -= 1
+
     def tensor(
         self, ref: Ref, storage: int | None = None, node: int | None = None, nr: int = 0
     ) -> None:
@@ -122,37 +134,100 @@ class _Stack:
         return not isinstance(item, Static) and add(item)
 
 
-def result_steps(
-    tree: Tree, path: Path, at: Callable[[Ref], Ref], registers: Sequence[int]
-) -> tuple[Steps | None, list[int]]:
-    """How the result of a path is put together, and the registers of the tensors that have to be
-    leaves for that; no steps where Python has to do it.
+def add_result(
+    block: Block, tree: Tree, path: Path, at: Callable[[Ref], Ref], registers: Sequence[int]
+) -> None:
+    """Say how the result of a path that ends with a block is put together, and what the call
+    changes; nothing where Python has to do it.
 
     `at` says where a value is by its reference, `registers` where the inputs are.
     """
-    if path.has_more:
-        return None, []
     stack = _Stack()
-    ends: list[int] = []
     if not path.differentiable:
-        made = [partial(stack.tensor, at(ref)) for ref in path.refs]
+        fits = _effects(stack, tree, path, at, registers)
+        made = _results(stack, path, at, registers) if fits else None
+        if made is None:
+            return
+    elif path.has_more:
+        return
     else:
         results = saving_of(tree, path).results
         assert results is not None
         storages = [
             stack.push(native.CALL, Storage) if watched else None for *_, watched in results
         ]
-        ends = [registers[i] for i in path.differentiable_inputs]
         node = _node(stack, tree, path, at, registers, storages)
         made = [
             partial(stack.tensor, at(ref), storage, node if number >= 0 else None, max(number, 0))
             for (ref, number, _), storage in zip(results, storages, strict=True)
         ]
     if not stack.structure(path.end.structure, made):
-        return None, []
+        return
     if stack.height > 1:
         stack.gather(native.LAST, 0)
-    return stack.steps, ends
+    block.result = stack.steps
+    if path.differentiable:
+        block.leaves = [registers[i] for i in path.differentiable_inputs]
+    block.written = [(-1, write.input) for write in path.end.writes]
+
+
+def _results(
+    stack: _Stack, path: Path, at: Callable[[Ref], Ref], registers: Sequence[int]
+) -> list[Callable[[], Any]] | None:
+    """How each result off the tape is made; None if that is not so simple."""
+    made: list[Callable[[], Any]] = []
+    for result, ref in zip(path.end.results, path.refs, strict=True):
+        if result.kind == "input" and not result.leaf:
+            made.append(partial(stack.push, native.REGISTER, registers[ref[1]]))
+        elif is_simple(result, ref):
+            made.append(partial(stack.tensor, at(ref)))
+        else:
+            return None
+    return made
+
+
+def _effects(
+    stack: _Stack, tree: Tree, path: Path, at: Callable[[Ref], Ref], registers: Sequence[int]
+) -> bool:
+    """What a call changes, as `call.commit` does it; whether native code can do it all."""
+    end = path.end
+    if end.stores or end.gradients or end.flags or end.generator is not None:
+        return False
+    for write, ref in zip(end.writes, path.write_refs, strict=True):
+        # A result that is an input is written before anybody sees it.
+        if write.differentiable or ref[0] < 0 or tree.layouts[write.input] is not None:
+            return False
+    for grad_write, grad_ref in zip(end.grad_writes, path.grad_refs, strict=True):
+        if grad_write.same_as is not None or grad_write.copied:
+            return False
+        if grad_ref is not None and grad_ref[0] < 0:
+            return False
+    place = stack.push(native.CALL, user_place) if end.writes else 0
+    for write, ref in zip(end.writes, path.write_refs, strict=True):
+        nbytes = tree.inputs[write.input].type.nbytes
+        stack.steps.append((native.WRITE, (at(ref), (-1, write.input), nbytes)))
+        if tree.inputs[write.input].kind == "array":
+            continue
+        stack.push(native.REGISTER, registers[write.input])
+        stack.attribute("_storage")
+        stack.steps.append((native.INCREMENT, "version"))
+        stack.objects(f"the compiled function {tree.name}")
+        stack.set("written_by")
+        stack.push(native.COPY, place)
+        stack.set("written_at")
+        stack.pop()
+    for grad_write, grad_ref in zip(end.grad_writes, path.grad_refs, strict=True):
+        stack.push(native.REGISTER, registers[grad_write.input])
+        if grad_ref is None:
+            stack.objects(None)
+        else:
+            stack.tensor(at(grad_ref))
+        stack.set("_grad")
+        stack.pop()
+    if end.draws:
+        stack.push(native.CALL, partial(default_generator.advance, end.draws))
+        stack.pop()
+    return True
 
 
 def _node(

@@ -13,7 +13,7 @@ from tracegrad.ir.graph import Builder, Graph, Node
 from tracegrad.ir.types import TensorType
 from tracegrad.tracer import bounds, outcomes
 from tracegrad.tracer.program import Program, program_for
-from tracegrad.tracer.recording import End, Ref, Segment, Trace, TraceInput
+from tracegrad.tracer.recording import End, Ref, Result, Segment, Trace, TraceInput
 from tracegrad.tracer.signature import Layout
 from tracegrad.tracer.statistics import Statistics
 from tracegrad.tracer.structure import builder_of
@@ -151,16 +151,7 @@ class Path:
         end = self.end
         if self.has_effects or end.stores or end.gradients:
             return True
-        return any(
-            result.kind != "value"
-            or result.weak
-            or result.copied
-            or result.freed
-            or result.leaf
-            or result.twin is not None
-            or ref[0] < 0
-            for result, ref in zip(end.results, self.refs, strict=True)
-        )
+        return not all(map(is_simple, end.results, self.refs))
 
     def _plain(self) -> list[Ref] | None:
         """Where the results are, of a path that only computes tensors off the tape."""
@@ -175,6 +166,12 @@ class Path:
         if ref[0] < 0:
             return tree.inputs[ref[1]].type
         return self.occurrences[ref[0]].segment.builder.nodes[ref[1]].type
+
+
+def is_simple(result: Result, ref: Ref) -> bool:
+    """Whether a result is a tensor around what a program has computed."""
+    special = result.weak or result.copied or result.freed or result.leaf
+    return result.kind == "value" and not special and result.twin is None and ref[0] >= 0
 
 
 def outcome_of(parent: Occurrence, following: Occurrence) -> Hashable:
