@@ -372,6 +372,46 @@ def test_a_training_step_of_one_function():
     assert step.statistics.traces == 1
 
 
+def test_updates_and_gradients_that_stay_are_left_natively():
+    def update(w, x):
+        loss = ((w * x) ** 2).sum()
+        loss.backward()
+        with tg.no_grad():
+            w -= 0.1 * w.grad
+        return loss.detach(), w
+
+    compiled = tg.compile(update)
+    ours, theirs = (tg.ones(2, requires_grad=True) for _ in range(2))
+    x = tg.arange(2.0)
+    for _ in range(8):
+        ours.grad = theirs.grad = None
+        (loss, same), native = taken_natively(compiled, ours, x)
+        expected, _ = update(theirs, x)
+        assert same is ours
+        assert (loss.item(), ours.tolist()) == (expected.item(), theirs.tolist())
+        assert ours.grad.tolist() == theirs.grad.tolist()
+        assert ours._version == theirs._version
+    assert native
+    value = (ours**3).sum()
+    compiled(ours, x)
+    with pytest.raises(GradError, match=r"changed by the compiled function update at .*\.py:\d+"):
+        value.backward()
+
+
+def test_what_may_not_be_written_to_is_left_to_python():
+    def shift(w):
+        w += 1
+
+    compiled = tg.compile(shift)
+    warm(compiled, tg.zeros(2))
+    array = np.zeros(2, np.float32)
+    tensor = tg.from_numpy(array)
+    array.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        compiled(tensor)
+    assert array.tolist() == [0.0, 0.0]
+
+
 def test_random_draws_go_on():
     compiled = tg.compile(lambda x: x + tg.rand(3))
     tg.manual_seed(1)
@@ -512,11 +552,22 @@ def test_nothing_is_kept_and_nothing_is_lost():
     taped = tg.compile(lambda x, w: (x * w).sum())
     x, w = tg.ones(100), tg.ones(100, requires_grad=True)
     number = 123456.75
+    drawn = tg.compile(lambda x: x + tg.rand(100))
+
+    @tg.compile
+    def update(w, x):
+        (w * x).sum().backward()
+        with tg.no_grad():
+            w -= 0.01 * w.grad
 
     def work():
         for _ in range(200):
             compiled(x, number)
-            taped(x, w)
+            taped(x, w).backward()
+            w.grad = None
+            update(w, x)
+            w.grad = None
+            drawn(x)
 
     work()
     gc.collect()
