@@ -25,6 +25,7 @@ from tracegrad.ir.merging import merge_control
 from tracegrad.ir.ops.control import graphs_of, with_graphs
 from tracegrad.ir.ordering import read_before_update
 from tracegrad.ir.printer import text
+from tracegrad.ir.reading_back import changes_nothing
 from tracegrad.ir.rewrites import EXACT, INEXACT, RuleTable
 from tracegrad.ir.verifier import verify
 from tracegrad.log import dump, log
@@ -88,6 +89,11 @@ def canonicalize(graph: Graph) -> Graph:
     return rewrite(graph, apply)
 
 
+def forget_stores(graph: Graph) -> Graph:
+    """No store that changes nothing, and none that is read where it was made."""
+    return rewrite(graph, changes_nothing)
+
+
 def fold_constants(graph: Graph) -> Graph:
     """Compute what depends on constants alone, where the result is small."""
     return rewrite(graph, fold)
@@ -137,6 +143,7 @@ _OUTSIDE: tuple[Pass, ...] = (Pass("simplify", "bounds of integers", fold_bounds
 # gradients, and every formula stays as it was written.
 _BEFORE_DIFFERENTIATION: tuple[Pass, ...] = (
     Pass("prepare", "fold constants", fold_constants),
+    Pass("prepare", "stores that change nothing", forget_stores),
     Pass("prepare", "loops and branches", reduce_control),
     Pass("prepare", "loops and branches side by side", merge_control),
 )
