@@ -111,6 +111,7 @@ def _merged_loops(first: Node, second: Node) -> _Merged | None:
             other = [inside[same[j]] if j in same else own[j] for j in range(len(b.carry))]
             made_a = _made(making, a, inside)
             made_b = _made(making, b, other)
+        made_a, made_b = _merged_within(making, made_a, made_b)
         differing = [j for j, i in same.items() if made_a.carry[i] is not made_b.carry[j]]
         if not differing:
             return _one_loop(making, a, b, made_a, made_b, same)
@@ -146,6 +147,16 @@ def _made(making: LoopBuilder, loop: Loop, carry: list[Node]) -> Made:
     outputs = inline(making.body, loop.body, arguments)
     go, carried, rows, rest = split(outputs, (1, len(loop.carry), loop.stacked))
     return Made(go[0], carried, rows, tuple(split(rest, loop.saves)[:-1]))
+
+
+def _merged_within(making: LoopBuilder, *made: Made) -> list[Made]:
+    """The two bodies in one, where loops and branches within them are merged likewise: what they
+    make is the same only then.
+    """
+    outputs = [x for each in made for x in each.all]
+    graph = merge_control(making.body.finish(outputs))
+    making.body.nodes = list(graph.nodes)
+    return [each.replaced(dict(zip(outputs, graph.outputs, strict=True))) for each in made]
 
 
 def _one_loop(
