@@ -142,6 +142,44 @@ def test_loops_whose_inner_loops_differ_stay_two():
     merged(build, 2)
 
 
+def test_loops_whose_branches_become_one_become_one():
+    def choosing(x, w, more):
+        with Builder("body") as body:
+            body.input(INDEX, "position")
+            c, inside = body.input(SCALAR, "c"), body.input(SCALAR, "w")
+            index = OPS["cast"](c > inside, dtype=INDEX.dtype)
+            halves = [lambda c, w: [c * w, c], lambda c, w: [c - w, w]]
+            made = []
+            for half in halves:
+                with Builder("branch") as branch:
+                    operands = [branch.input(SCALAR, "c"), branch.input(SCALAR, "w")]
+                    made.append(branch.finish(half(*operands)[: 1 + more]))
+            node = cond(index, c, inside, branches=tuple(made))
+            results = [item(node, index=i) for i in range(1 + more)]
+            graph = body.finish([body.constant(True), *results])
+        builder = Builder.current()
+        return while_loop(
+            builder.constant(np.int64(4)),
+            builder.constant(True),
+            x,
+            w,
+            body=graph,
+            carries=1,
+            slices=0,
+            frames=0,
+            stacked=0,
+            length=None,
+            saves=(1,) if more else (),
+            reverse=False,
+        )
+
+    def build(x, w, xs):
+        plain, saving = choosing(x, w, 0), choosing(x, w, 1)
+        return [item(plain, index=1), item(saving, index=1), OPS["depth"](item(saving, index=2))]
+
+    merged(build, 1)
+
+
 def test_a_loop_that_needs_the_other_stays():
     def build(x, w, xs):
         first = item(loop_of(x, w, xs), index=1)

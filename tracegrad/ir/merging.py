@@ -211,8 +211,12 @@ def _merged_branches(first: Node, second: Node) -> _Merged | None:
                 for graph, node in ((a, first), (b, second))
                 for made in inline(builder, graph, [inside[x] for x in node.inputs[1:]])
             ]
-            branches.append(builder.finish(outputs, a.origin))
+            branches.append(merge_control(builder.finish(outputs, a.origin)))
     with Builder("merged"):
         node = cond(first.inputs[0], *operands, branches=tuple(branches))
+    # What is the same whichever branch is taken is one result.
+    number: dict[tuple[Node, ...], int] = {}
+    outputs_of = zip(*(branch.outputs for branch in branches), strict=True)
+    places = [number.setdefault(each, i) for i, each in enumerate(outputs_of)]
     count = len(pairs[0][0].outputs)
-    return _Merged(node, list(range(count)), list(range(count, len(branches[0].outputs))))
+    return _Merged(node, places[:count], places[count:])
