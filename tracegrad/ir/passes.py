@@ -16,7 +16,7 @@ from weakref import WeakSet
 
 from tracegrad.config import config
 from tracegrad.ir.accumulation import add_in_place
-from tracegrad.ir.canonical import CANONICAL, NodeRule, fold
+from tracegrad.ir.canonical import CANONICAL, NodeRule, cast_once, fold
 from tracegrad.ir.comparisons import fold_bounds
 from tracegrad.ir.control_passes import has_control, reduce_control, reduce_stacks
 from tracegrad.ir.graph import Builder, Graph, Node
@@ -91,8 +91,12 @@ def canonicalize(graph: Graph) -> Graph:
 
 
 def forget_stores(graph: Graph) -> Graph:
-    """No store that changes nothing, and none that is read where it was made."""
-    return rewrite(graph, changes_nothing)
+    """No store or cast that changes nothing, and no store that is read where it was made."""
+
+    def apply(node: Node) -> Node | None:
+        return cast_once(node) if node.op.name == "cast" else changes_nothing(node)
+
+    return rewrite(graph, apply)
 
 
 def fold_constants(graph: Graph) -> Graph:
@@ -155,7 +159,7 @@ _OUTSIDE: tuple[Pass, ...] = (Pass("simplify", *_BOUNDS),)
 _BEFORE_DIFFERENTIATION: tuple[Pass, ...] = (
     Pass("prepare", "fold constants", fold_constants),
     Pass("prepare", "algebra of integers and flags", simplify_discrete),
-    Pass("prepare", "stores that change nothing", forget_stores),
+    Pass("prepare", "stores and casts that change nothing", forget_stores),
     Pass("prepare", "loops and branches", reduce_control),
     Pass("prepare", "loops and branches side by side", merge_control),
 )
