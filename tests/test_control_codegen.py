@@ -330,6 +330,58 @@ def test_frames_come_back(count):
             np.testing.assert_allclose(a, b, rtol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [float32, float64])
+@pytest.mark.parametrize(
+    ("step", "apart"),
+    [
+        (lambda s, a, b: s + a * b, "add_apart("),
+        (lambda s, a, b: a * a + s, "add_apart("),
+        (lambda s, a, b: s - a * b, "sub_apart("),
+        (lambda s, a, b: (s * b - a * b) * a, "sub_apart("),
+        # The product waits for the iteration before, or nothing does.
+        (lambda s, a, b: s * a + b, None),
+        (lambda s, a, b: s * a + s * b, None),
+        (lambda s, a, b: OPS["maximum"](s, a * b + b), None),
+    ],
+)
+def test_products_are_not_fused_into_sums_that_wait_for_each_other(dtype, step, apart):
+    number, row = TensorType(dtype, ()), TensorType(dtype, (9,))
+
+    def make(b, t, s, v, w):
+        return [true(b), step(s, OPS["gather"](v, t), OPS["gather"](w, t))]
+
+    body = body_of([INDEX, number, row, row], make)
+    with Builder() as b:
+        v, w = b.input(row, "v"), b.input(row, "w")
+        out = loop(b, 9, True, [b.constant(0.5, dtype), v, w], body, carries=1)
+        graph = b.finish(out[1:])
+    rng = np.random.default_rng(0)
+    source = check(graph, *rng.normal(size=(2, 9)).astype(dtype.numpy)).source
+    assert ("_apart(" in source) == (apart is not None)
+    assert apart is None or apart in source
+
+
+def test_frames_without_arrays_follow_each_other_for_all_to_see():
+    """LLVM vectorises what reads and writes frames only if it knows how far apart they are."""
+
+    def build(type):
+        body = body_of([INDEX, type], lambda b, t, x: [true(b), x * 0.5, x, x * x])
+        with Builder() as b:
+            x = b.input(type, "x")
+            _, _, stack = loop(b, 5, True, [x], body, carries=1, saves=(2,))
+            back = body_of([INDEX, type, type, type], lambda b, t, g, u, v: [true(b), g * u + v])
+            graph = b.finish(loop(b, 5, True, [x, stack], back, carries=1, frames=1, reverse=True))
+        return graph
+
+    source = check(build(f64()), np.asarray(1.5)).source
+    places = [line.split(",", 1)[1] for line in source.splitlines() if " = at_f64(" in line]
+    assert len(places) == 4
+    assert all("* 16" in place for place in places)
+    assert sum(place.endswith("+ 8)") for place in places) == 2
+    source = check(build(f64(3)), np.arange(3.0)).source
+    assert not any("* 16" in line for line in source.splitlines() if " = at_f64(" in line)
+
+
 def test_stacks_within_stacks():
     """The frames of an inner loop belong to the frame of the outer iteration."""
 

@@ -99,6 +99,87 @@ def test_loops_that_differ_stay_two(other):
     merged(build, 2)
 
 
+def nested(x, w, xs, *, saves=False, factor=None):
+    """A loop whose body has a loop."""
+    with Builder("outer") as body:
+        body.input(INDEX, "position")
+        c, inside, all_xs = (body.input(type) for type in (SCALAR, SCALAR, ROWS))
+        inner = loop_of(c, inside, all_xs, saves=saves, factor=factor)
+        made = [body.constant(True), item(inner, index=1)]
+        made += [item(inner, index=2)] if saves else []
+        graph = body.finish(made)
+    builder = Builder.current()
+    return while_loop(
+        builder.constant(np.int64(2)),
+        builder.constant(True),
+        x,
+        w,
+        xs,
+        body=graph,
+        carries=1,
+        slices=0,
+        frames=0,
+        stacked=0,
+        length=None,
+        saves=(1,) if saves else (),
+        reverse=False,
+    )
+
+
+def test_loops_whose_inner_loops_become_one_become_one():
+    def build(x, w, xs):
+        plain, saving = nested(x, w, xs), nested(x, w, xs, saves=True)
+        return [item(plain, index=1), item(saving, index=1), OPS["depth"](item(saving, index=2))]
+
+    (outer,) = [node for node in merged(build, 1).nodes if node.op is while_loop]
+    assert sum(node.op is while_loop for node in outer.params["body"].nodes) == 1
+
+
+def test_loops_whose_inner_loops_differ_stay_two():
+    def build(x, w, xs):
+        return [item(nested(x, w, xs), index=1), item(nested(x, w, xs, factor=2.0), index=1)]
+
+    merged(build, 2)
+
+
+def test_loops_whose_branches_become_one_become_one():
+    def choosing(x, w, more):
+        with Builder("body") as body:
+            body.input(INDEX, "position")
+            c, inside = body.input(SCALAR, "c"), body.input(SCALAR, "w")
+            index = OPS["cast"](c > inside, dtype=INDEX.dtype)
+            halves = [lambda c, w: [c * w, c], lambda c, w: [c - w, w]]
+            made = []
+            for half in halves:
+                with Builder("branch") as branch:
+                    operands = [branch.input(SCALAR, "c"), branch.input(SCALAR, "w")]
+                    made.append(branch.finish(half(*operands)[: 1 + more]))
+            node = cond(index, c, inside, branches=tuple(made))
+            results = [item(node, index=i) for i in range(1 + more)]
+            graph = body.finish([body.constant(True), *results])
+        builder = Builder.current()
+        return while_loop(
+            builder.constant(np.int64(4)),
+            builder.constant(True),
+            x,
+            w,
+            body=graph,
+            carries=1,
+            slices=0,
+            frames=0,
+            stacked=0,
+            length=None,
+            saves=(1,) if more else (),
+            reverse=False,
+        )
+
+    def build(x, w, xs):
+        plain, saving = choosing(x, w, 0), choosing(x, w, 1)
+        return [item(plain, index=1), item(saving, index=1), OPS["depth"](item(saving, index=2))]
+
+    merged(build, 1)
+
+
 def test_a_loop_that_needs_the_other_stays():
     def build(x, w, xs):
         first = item(loop_of(x, w, xs), index=1)

@@ -76,6 +76,46 @@ def assert_becomes(before: str, expected: str, run: Callable[[Graph], Graph]) ->
 
 
 CASES = {
+    "what is read where it was stored": (
+        optimize,
+        """
+def f(x: f32[6], y: f32[4], s: f32[()], i: i64[()]) -> (f32[6], f32[()], f32[6]):
+    v0: f32[6] = update_slice(x, y, starts=(1,), limits=(5,), strides=(1,))
+    v1: f32[4] = slice(v0, starts=(1,), limits=(5,), strides=(1,))
+    v2: f32[6] = update_slice(v0, v1, starts=(1,), limits=(5,), strides=(1,))
+    v3: f32[6] = scatter(x, s, i)
+    v4: f32[()] = gather(v3, i)
+    v5: f32[()] = gather(x, i)
+    v6: f32[6] = scatter(x, v5, i)
+    return v2, v4, v6
+""",
+        """
+def f(x: f32[6], y: f32[4], s: f32[()], i: i64[()]) -> (f32[6], f32[()], f32[6]):
+    v0: f32[6] = update_slice(x, y, starts=(1,), limits=(5,), strides=(1,))
+    return v0, s, x
+""",
+    ),
+    "what is read elsewhere than it was stored": (
+        optimize,
+        """
+def f(x: f32[6], y: f32[4], s: f32[3], i: i64[3], j: i64[()]) -> (f32[4], f32[3], f32[()]):
+    v0: f32[6] = update_slice(x, y, starts=(1,), limits=(5,), strides=(1,))
+    v1: f32[4] = slice(v0, starts=(2,), limits=(6,), strides=(1,))
+    v2: f32[6] = scatter(x, s, i)
+    v3: f32[3] = gather(v2, i)
+    v4: f32[()] = gather(v2, j)
+    return v1, v3, v4
+""",
+        """
+def f(x: f32[6], y: f32[4], s: f32[3], i: i64[3], j: i64[()]) -> (f32[4], f32[3], f32[()]):
+    v0: f32[6] = update_slice(x, y, starts=(1,), limits=(5,), strides=(1,))
+    v1: f32[4] = slice(v0, starts=(2,), limits=(6,), strides=(1,))
+    v2: f32[6] = scatter(x, s, i)
+    v3: f32[3] = gather(v2, i)
+    v4: f32[()] = gather(v2, j)
+    return v1, v3, v4
+""",
+    ),
     "constants to the right": (
         canonicalize,
         """

@@ -6,7 +6,7 @@ array is carried in a buffer, a view is written, and a slot of a frame keeps the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING
 
 from tracegrad.codegen.affine import View, row_major
@@ -51,10 +51,11 @@ def plan_block(
     scratch: Buffer,
     head: Kernel,
     ready: Mapping[Node, View],
+    apart: Set[Node] = frozenset(),
 ) -> tuple[Block, bool]:
     """The steps of a body or branch, and whether stacks live within it.
 
-    `ready`: values that are in memory already.
+    `ready`: values that are in memory already. `apart`: see `Block`.
     """
     from tracegrad.codegen.schedule import scheduled
 
@@ -79,9 +80,8 @@ def plan_block(
         scheduler.handed_over.update(graph.outputs)
         exchange = _settle(scheduler, graph, sinks)
         scheduler.drop_private()
-        return Block(
-            scheduler.steps, scheduler.places, scheduler.known, exchange
-        ), scheduler.uses_scratch
+        block = Block(scheduler.steps, scheduler.places, scheduler.known, exchange, apart)
+        return block, scheduler.uses_scratch
 
     result: tuple[Block, bool] = scheduled(graph, views, attempt, owned)
     return result

@@ -20,6 +20,7 @@ from tracegrad.codegen.blocks import (
     scalar_view,
     whole_view,
 )
+from tracegrad.codegen.chains import sums_apart
 from tracegrad.codegen.gemm import TILED_OPERAND
 from tracegrad.codegen.steps import (
     Block,
@@ -163,7 +164,10 @@ def _plan_loop(scheduler: Scheduler, node: Node, context: Surroundings) -> Loop:
     (known,) = inside(node, scheduler.known)
     scratch = context.scratch
     ready = _turned(scheduler, body, carries, operands[2:])
-    block, uses_scratch = plan_block(body, views, known, owned, sinks, arenas, scratch, head, ready)
+    apart = sums_apart(body, carries)
+    block, uses_scratch = plan_block(
+        body, views, known, owned, sinks, arenas, scratch, head, ready, apart
+    )
     loop = Loop(
         node,
         entry.block,

@@ -9,7 +9,7 @@ wait for the next walk over the row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,13 +108,14 @@ def lower(
     places: dict[Node, View],
     known: Mapping[Node, Interval],
     prefix: str = "",
+    apart: Set[Node] = frozenset(),
 ) -> Lowered:
     """The instructions of `kernel`; `places` tells where the values in memory are.
 
     `known`: intervals of integers. `prefix` begins every name, where several kernels share a
-    function.
+    function. `apart`: sums that no product is fused into.
     """
-    return _Lowering(kernel, places, known, prefix).run()
+    return _Lowering(kernel, places, known, prefix, apart).run()
 
 
 class _Lowering:
@@ -124,8 +125,10 @@ class _Lowering:
         places: dict[Node, View],
         known: Mapping[Node, Interval],
         prefix: str,
+        apart: Set[Node],
     ) -> None:
         self.intervals = known
+        self.apart = apart
         self.prefix = prefix
         self.kernel = kernel
         self.places = places
@@ -354,7 +357,9 @@ class _Lowering:
                 self.emit(x, align(index, node.shape, x.shape), block, root) for x in node.inputs
             ]
             dtype = node.inputs[-1].dtype
-            text = expression(node.op.scalar, len(arguments), dtype, node.dtype)
+            text = f"{name}_apart({{}}, {{}})"
+            if node not in self.apart:
+                text = expression(node.op.scalar, len(arguments), dtype, node.dtype)
             return self.let(block, key, text.format(*arguments))
         block.known[key] = known
         return known

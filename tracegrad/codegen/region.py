@@ -233,7 +233,7 @@ class _RegionPrinter:
             return
         self.kernels += 1
         prefix = f"k{self.kernels}"
-        lowered = lower(kernel, block.places, block.known, prefix)
+        lowered = lower(kernel, block.places, block.known, prefix, block.apart)
         KernelPrinter(lowered, self.text, depth, inline=True, prefix=prefix).print()
 
     def call(self, step: Kernel | Call, block: Block, depth: int) -> None:
@@ -317,8 +317,8 @@ class _RegionPrinter:
         for frames in loop.saved:
             for buffer, offset in frames.slots:
                 if buffer.kind == "stack":
-                    place = self.slot(frames, at, offset)
-                    text.line(inside, f"store_word({place}, 0, {text.name(buffer)})")
+                    stack, place = self.slot(frames, at, offset)
+                    text.line(inside, f"store_word({stack} + {place}, 0, {text.name(buffer)})")
         if arena:
             text.line(inside, f"arena_release({arena}, {chunk}, {taken})")
         self.exchange(loop.body, inside)
@@ -343,7 +343,7 @@ class _RegionPrinter:
         text = self.text
         assert frames.arena is not None
         arena, stack = text.arena(frames.arena), text.name(frames.stack)
-        size = text.integer(frames.size, "n")
+        size = self.part(frames, frames.size, "n")
         limit = text.value(loop.limit)
         if loop.bounded or loop.reverse:
             taken = f"{_HEADER} + max({limit}, 0) * {size}"
@@ -361,29 +361,38 @@ class _RegionPrinter:
         text = self.text
         assert frames.arena is not None
         arena, stack = text.arena(frames.arena), text.name(frames.stack)
-        size = text.integer(frames.size, "n")
+        size = self.part(frames, frames.size, "n")
         text.line(depth, f"if {at} >= {capacity}:")
         held, wanted = (f"{_HEADER} + {n} * {size}" for n in (capacity, f"2 * {capacity}"))
         text.line(depth + 1, f"{stack} = arena_grow({arena}, {stack}, {held}, {wanted})")
         text.line(depth + 1, f"{capacity} = 2 * {capacity}")
 
-    def slot(self, frames: Frames, at: str, offset: int) -> str:
-        """The address of a slot of the frame at a position."""
-        text = self.text
-        size = text.integer(frames.size, "n")
-        place = f"{text.name(frames.stack)} + {_HEADER} + {at} * {size}"
-        return f"{place} + {text.integer(offset, 'o')}" if offset else place
+    def slot(self, frames: Frames, at: str, offset: int) -> tuple[str, str]:
+        """The address of a stack, and where a slot of the frame at a position is from there."""
+        size = self.part(frames, frames.size, "n")
+        place = f"{_HEADER} + {at} * {size}"
+        if offset:
+            place += f" + {self.part(frames, offset, 'o')}"
+        return self.text.name(frames.stack), place
+
+    def part(self, frames: Frames, value: int, hint: str) -> str:
+        """A number of bytes of a frame. Where frames hold no arrays it is part of the structure,
+        and LLVM sees that frame follows frame.
+        """
+        arrays = any(buffer.size > 1 for buffer, _ in frames.slots)
+        return self.text.integer(value, hint) if arrays else str(value)
 
     def frame(self, frames: Frames, at: str, depth: int, reads: bool) -> None:
         """Set the addresses of what is in a frame."""
         text = self.text
         for buffer, offset in frames.slots:
-            place = self.slot(frames, at, offset)
+            stack, place = self.slot(frames, at, offset)
             if buffer.kind == "stack":
                 if reads:
-                    text.line(depth, f"{text.name(buffer)} = read_word({place}, 0)")
+                    text.line(depth, f"{text.name(buffer)} = read_word({stack} + {place}, 0)")
             else:
-                text.line(depth, f"{text.name(buffer)} = at_{buffer.dtype.short}({place})")
+                pointer = f"at_{buffer.dtype.short}({stack}, {place})"
+                text.line(depth, f"{text.name(buffer)} = {pointer}")
 
     # --------------------------------------------------------------- branches
 

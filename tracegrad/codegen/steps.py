@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,13 +120,14 @@ class Frames:
 class Block:
     """Steps that run in order, and then the exchange of variables that ends them: pairs of the
     buffer that takes a value or an address, and the one that has it. `known`: intervals of
-    integers.
+    integers. `apart`: sums whose products are rounded by themselves.
     """
 
     steps: list[Step]
     places: dict[Node, View]
     known: Mapping[Node, Interval]
     exchange: list[tuple[Buffer, Buffer]] = field(default_factory=list)
+    apart: Set[Node] = frozenset()
 
 
 @dataclass(eq=False)

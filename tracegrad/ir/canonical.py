@@ -13,6 +13,7 @@ import numpy as np
 
 from tracegrad.ir.graph import Builder, Node, scalar_value
 from tracegrad.ir.op import OPS, evaluate
+from tracegrad.ir.reading_back import changes_nothing
 from tracegrad.ir.types import DType
 
 NodeRule = Callable[[Node], Node | None]
@@ -238,6 +239,7 @@ CANONICAL: tuple[NodeRule, ...] = (
     broadcast_last,
     move_uniform,
     move_nothing,
+    changes_nothing,
     cast_once,
     reduce_nothing,
     divide_by_power_of_two,

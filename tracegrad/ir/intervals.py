@@ -4,6 +4,9 @@ A value's interval holds for each of its elements. The position of a loop lies b
 so do the indices made from it: bounds checks of such indices, and the case of a negative one, fall
 away. Values that are not in a result are anywhere in their dtype. Sound where sums wrap around: an
 interval that does not fit into the dtype is not known.
+
+Numbers of no dimensions are known as sums besides (`tracegrad.ir.linear`), where one is bounded by
+others.
 """
 
 from __future__ import annotations
@@ -12,43 +15,140 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from tracegrad.ir.families import fill
-from tracegrad.ir.graph import Builder, Graph, Node, scalar_value
+from tracegrad.ir.graph import Graph, Node, scalar_value
+from tracegrad.ir.linear import Linear, Symbol
 from tracegrad.ir.loops import Loop
-from tracegrad.ir.ops.control import cond, graphs_of, item, while_loop, with_graphs
+from tracegrad.ir.ops.control import cond, item, while_loop
+from tracegrad.ir.types import TensorType
 
 # The least and the greatest value.
 Interval = tuple[int, int]
 
 # Nobody lives to see more trips of a loop: the position and what is added to it do not wrap around.
 _TRIPS = 2**56
-_ANY_LIMIT = (0, _TRIPS)
 
 # How often the interval of a carry may grow before it counts as unknown.
 _GROWTH = 3
 
 
-def intervals_of(
-    graph: Graph, inputs: Mapping[Node, Interval] | None = None
-) -> dict[Node, Interval]:
+class Known(dict[Node, Interval]):
+    """Intervals by value; `sums`: what numbers of no dimensions are made of."""
+
+    def __init__(self, known: Mapping[Node, Interval] | None = None) -> None:
+        super().__init__(known or {})
+        self.sums: dict[Node, Linear] = dict(known.sums) if isinstance(known, Known) else {}
+
+    def sum_of(self, x: Node) -> Linear:
+        """What a number is made of: itself, if nothing else is known."""
+        if x.op.name == "constant":
+            return Linear(int(x.params["value"].array))
+        if x not in self.sums:
+            low, high = self.get(x) or _range_of(x)
+            self.sums[x] = Linear.of(Symbol(low, high))
+        return self.sums[x]
+
+    def add(self, x: Node, interval: Interval, sum: Linear | None = None) -> None:
+        """Note what is known of `x`."""
+        self[x] = interval
+        self.sums.pop(x, None)
+        if sum is not None:
+            self.sums[x] = sum
+
+
+def intervals_of(graph: Graph, inputs: Mapping[Node, Interval] | None = None) -> Known:
     """The intervals of a graph's values, given those of its inputs; what is not known is not there.
 
     For graphs inside of loops and branches see `inside`.
     """
-    known: dict[Node, Interval] = dict(inputs or {})
+    known = Known(inputs)
     for node in graph.nodes:
         found = _interval(node, known)
+        sum = _sum(node, known)
+        if sum is not None:
+            bounds = sum.smallest(), sum.greatest()
+            found = bounds if found is None else _meet(found, bounds)
         if found is not None and _fits(node, found):
-            known[node] = found
+            known.add(node, found, sum)
     return known
 
 
-def inside(node: Node, known: Mapping[Node, Interval]) -> list[dict[Node, Interval]]:
+def _is_number(x: Node) -> bool:
+    return isinstance(x.type, TensorType) and not x.shape and x.dtype.is_integral
+
+
+def _sum(node: Node, known: Known) -> Linear | None:
+    """What a number is a sum of, or what bounds it, if its operation says so."""
+    found = _sum_by_rule(node, known)
+    return found if found is not None and found.is_short else None
+
+
+def _sum_by_rule(node: Node, known: Known) -> Linear | None:
+    if not _is_number(node) or not all(map(_is_number, node.inputs)):
+        return _sum_of_count(node, known) if node.op is item and _is_number(node) else None
+    name = node.op.name
+    if name in ("add", "sub"):
+        a, b = map(known.sum_of, node.inputs)
+        return a.plus(b, 1 if name == "add" else -1)
+    if name == "neg":
+        return Linear(0).plus(known.sum_of(node.inputs[0]), -1)
+    if name == "mul":
+        a, b = map(known.sum_of, node.inputs)
+        a, b = (a, b) if a.terms else (b, a)
+        return None if b.terms else Linear(0).plus(a, b.constant)
+    if name in ("cast", "detach"):
+        return known.sum_of(node.inputs[0])
+    if name in ("minimum", "maximum"):
+        sums = tuple(map(known.sum_of, node.inputs))
+        low, high = _range_of(node)
+        one = Symbol(low, high, (), sums) if name == "minimum" else Symbol(low, high, sums)
+        return Linear.of(one)
+    return None
+
+
+def _sum_of_count(node: Node, known: Known) -> Linear | None:
+    """Of the number of trips of a loop: at most its limit, if that is none below zero."""
+    if node.params["index"] != 0 or node.inputs[0].op is not while_loop:
+        return None
+    loop = Loop.of(node.inputs[0])
+    limit = known.sum_of(loop.limit)
+    if limit.smallest() < 0:
+        return None
+    return limit if loop.goes_on else Linear.of(Symbol(0, _TRIPS, (), (limit,)))
+
+
+def _range_of(x: Node) -> Interval:
+    bounds = np.iinfo(x.dtype.name)
+    return int(bounds.min), int(bounds.max)
+
+
+def _meet(a: Interval, b: Interval) -> Interval:
+    # Where they have nothing in common the value is never computed.
+    low, high = max(a[0], b[0]), min(a[1], b[1])
+    return (low, high) if low <= high else a
+
+
+def inside(node: Node, known: Mapping[Node, Interval]) -> list[Known]:
     """The intervals of the inputs of each graph of a loop or branch, given those around it."""
+    if not isinstance(known, Known):
+        known = Known(known)
     if node.op is while_loop:
         return [_inside_loop(Loop.of(node), known)]
     operands = node.inputs[1:]
     return [_passed(operands, branch.inputs, known) for branch in node.params["branches"]]
+
+
+def difference(x: Node, y: Node, known: Known) -> Interval | None:
+    """Between which bounds `x - y` lies, without wrapping around."""
+    found = None
+    if x in known and y in known:
+        a, b = known[x], known[y]
+        found = a[0] - b[1], a[1] - b[0]
+    if _is_number(x) and _is_number(y):
+        sum = known.sum_of(x).plus(known.sum_of(y), -1)
+        if sum.is_short:
+            bounds = sum.smallest(), sum.greatest()
+            found = bounds if found is None else _meet(found, bounds)
+    return found
 
 
 def stays_within(index: Node, size: int, known: Mapping[Node, Interval]) -> bool:
@@ -69,17 +169,19 @@ def _constant(node: Node) -> Interval | None:
     return int(array.min()), int(array.max())
 
 
-def _passed(
-    outer: Sequence[Node], inner: Sequence[Node], known: Mapping[Node, Interval]
-) -> dict[Node, Interval]:
-    return {y: known[x] for x, y in zip(outer, inner, strict=True) if x in known}
+def _passed(outer: Sequence[Node], inner: Sequence[Node], known: Known) -> Known:
+    passed = Known({y: known[x] for x, y in zip(outer, inner, strict=True) if x in known})
+    passed.sums.update(
+        (y, known.sum_of(x)) for x, y in zip(outer, inner, strict=True) if _is_number(x)
+    )
+    return passed
 
 
 def _hull(a: Interval, b: Interval) -> Interval:
     return min(a[0], b[0]), max(a[1], b[1])
 
 
-def _interval(node: Node, known: Mapping[Node, Interval]) -> Interval | None:
+def _interval(node: Node, known: Known) -> Interval | None:
     if not node.dtype.is_integral:
         return None
     if node.op is item:
@@ -99,7 +201,7 @@ def _interval(node: Node, known: Mapping[Node, Interval]) -> Interval | None:
     return rule(*operands)
 
 
-def _alternatives(node: Node, known: Mapping[Node, Interval]) -> list[Interval | None]:
+def _alternatives(node: Node, known: Known) -> list[Interval | None]:
     """What the two operands of `where` are where they are chosen. An index `i` that counts from the
     end where it is negative, `where(i < 0, i + n, i)`, is looked at more closely.
     """
@@ -161,13 +263,15 @@ _RULES: dict[str, Callable[..., Interval | None]] = {
 }
 
 
-def _inside_loop(loop: Loop, known: Mapping[Node, Interval]) -> dict[Node, Interval]:
+def _inside_loop(loop: Loop, known: Known) -> Known:
     """The intervals of the inputs of a loop's body."""
     inner = loop.inner
     inputs = _passed(loop.consts, inner.consts, known)
-    limit = known.get(loop.limit, _ANY_LIMIT)
-    bounds = [limit[1], _TRIPS, *([loop.length] if loop.length is not None else [])]
-    inputs[inner.position] = (0, max(min(bounds) - 1, 0))
+    limit = known.sum_of(loop.limit)
+    bounds = [limit.greatest(), _TRIPS, *([loop.length] if loop.length is not None else [])]
+    last = max(min(bounds) - 1, 0)
+    position = Symbol(0, last, (), (limit.plus(Linear(1), -1),))
+    inputs.add(inner.position, (0, last), Linear.of(position))
     carried = {
         i: known[x]
         for i, x in enumerate(loop.carry)
@@ -176,7 +280,8 @@ def _inside_loop(loop: Loop, known: Mapping[Node, Interval]) -> dict[Node, Inter
     for _ in range(_GROWTH):
         if not carried:
             break
-        inputs.update((inner.carry[i], interval) for i, interval in carried.items())
+        for i, interval in carried.items():
+            inputs.add(inner.carry[i], interval)
         made = intervals_of(loop.body, inputs)
         grown = {
             i: _hull(interval, made[loop.made.carry[i]])
@@ -191,12 +296,12 @@ def _inside_loop(loop: Loop, known: Mapping[Node, Interval]) -> dict[Node, Inter
     return inputs
 
 
-def _of_result(node: Node, index: int, known: Mapping[Node, Interval]) -> Interval | None:
+def _of_result(node: Node, index: int, known: Known) -> Interval | None:
     """Of a result of a loop or branch."""
     if node.op is while_loop:
         loop = Loop.of(node)
         if index == 0:
-            return 0, max(min(known.get(loop.limit, _ANY_LIMIT)[1], _TRIPS), 0)
+            return 0, max(min(known.sum_of(loop.limit).greatest(), _TRIPS), 0)
         if index >= loop.first_row:
             return None
         # Where the interval of a carry is known, it holds after the last iteration too.
@@ -210,102 +315,3 @@ def _of_result(node: Node, index: int, known: Mapping[Node, Interval]) -> Interv
             return None
         total = found if total is None else _hull(total, found)
     return total
-
-
-def fold_bounds(graph: Graph, inputs: Mapping[Node, Interval] | None = None) -> Graph:
-    """`graph` without comparisons and clamps of integers whose intervals say how they turn out, in
-    the bodies of its loops and branches too.
-    """
-    known = intervals_of(graph, inputs)
-    with Builder(graph.name) as builder:
-        builder.inputs.extend(graph.inputs)
-        new: dict[Node, Node] = {x: x for x in graph.inputs}
-        for node in graph.nodes:
-            builder.loc = node.loc
-            outcome = _outcome(node, known)
-            if isinstance(outcome, Node):
-                new[node] = new[outcome]
-                continue
-            if outcome is not None:
-                new[node] = fill(outcome, node.type)
-                continue
-            operands = [new[x] for x in node.inputs]
-            old = graphs_of(node)
-            ranges = inside(node, known) if old else []
-            bodies = [fold_bounds(body, at) for body, at in zip(old, ranges, strict=True)]
-            if not all(a is b for a, b in zip(old, bodies, strict=True)):
-                params = with_graphs(node, bodies)
-                new[node] = builder.append(node.op, operands, params, node.loc)
-            elif all(x is y for x, y in zip(operands, node.inputs, strict=True)):
-                new[node] = builder.keep(node)
-            else:
-                new[node] = builder.adopt(node, operands)
-        result = builder.finish([new[x] for x in graph.outputs], graph.origin)
-    same = result.nodes == graph.nodes and result.outputs == graph.outputs
-    return graph if same else result
-
-
-def _outcome(node: Node, known: Mapping[Node, Interval]) -> Node | bool | None:
-    """What a comparison comes out as, or which operand is the result; None where it is open."""
-    if len(node.inputs) != 2 or not all(x in known for x in node.inputs):
-        return None
-    x, y = node.inputs
-    a, b = known[x], known[y]
-    name = node.op.name
-    if name in _DECIDED:
-        holds, fails = _DECIDED[name]
-        return True if holds(a, b) else False if fails(a, b) else None
-    first, second = _CHOICES.get(name, (_never, _never))
-    chosen = x if first(a, b) else y if second(a, b) else None
-    return chosen if chosen is not None and chosen.type == node.type else None
-
-
-_Test = Callable[[Interval, Interval], bool]
-
-
-def _below(a: Interval, b: Interval) -> bool:
-    return a[1] < b[0]
-
-
-def _not_above(a: Interval, b: Interval) -> bool:
-    return a[1] <= b[0]
-
-
-def _apart(a: Interval, b: Interval) -> bool:
-    return a[1] < b[0] or b[1] < a[0]
-
-
-def _equal(a: Interval, b: Interval) -> bool:
-    return a == b and a[0] == a[1]
-
-
-def _above(a: Interval, b: Interval) -> bool:
-    return _below(b, a)
-
-
-def _not_below(a: Interval, b: Interval) -> bool:
-    return _not_above(b, a)
-
-
-def _never(a: Interval, b: Interval) -> bool:
-    return False
-
-
-# Of each choice when it is its first operand, and when it is the second.
-_CHOICES: dict[str, tuple[_Test, _Test]] = {
-    "maximum": (_not_below, _not_above),
-    "minimum": (_not_above, _not_below),
-    "clamp_min": (_not_below, _never),
-    "clamp_max": (_not_above, _never),
-    "remainder": (lambda a, b: a[0] >= 0 and a[1] < b[0], _never),
-}
-
-# Of each comparison when it is true for certain, and when it is false.
-_DECIDED: dict[str, tuple[_Test, _Test]] = {
-    "lt": (_below, _not_below),
-    "le": (_not_above, _above),
-    "gt": (_above, _not_above),
-    "ge": (_not_below, _below),
-    "eq": (_equal, _apart),
-    "ne": (_apart, _equal),
-}

@@ -21,9 +21,11 @@ from tracegrad.ir.differentiate import cotangent_graph, joint_graph
 from tracegrad.ir.graph import Builder, Graph, Node, inline, scalar_value
 from tracegrad.ir.loops import Loop, LoopBuilder, Made, elements, split
 from tracegrad.ir.ops.control import item, while_loop
+from tracegrad.ir.ops.tracing import settled
 from tracegrad.ir.partition import Partition, Saved, body_prices, cut
 from tracegrad.ir.passes import optimize
 from tracegrad.ir.reading import PricesOfReading, price_of, prices_of_reading
+from tracegrad.ir.settled import settled_reads, with_finals, without_finals
 from tracegrad.ir.types import StackType
 
 # Where the backward half finds a value: the part of the loop, and the place there.
@@ -49,10 +51,40 @@ def loop_cotangents(
     flow = _flow(loop, given, wanted[2:])
     if not any(flow.inputs):
         return node, [None] * len(node.inputs)
+    reads = {} if loop.remat else settled_reads(node)
+    if reads:
+        found = _reading_finals(node, reads, given, wanted, again)
+        if found is not None:
+            return found
     parts = _again(loop, flow) if loop.remat else _halves(loop, flow, again)
     saver = _Saver(loop, parts)
     augmented = saver.loop.append() if saver.pushed else node
     return augmented, [None, None, *_backward(saver, flow, given, augmented)]
+
+
+def _reading_finals(
+    node: Node,
+    reads: Mapping[int, Sequence[Node]],
+    given: Mapping[int, Node],
+    wanted: Sequence[bool],
+    again: PricesOfReading,
+) -> tuple[Node, Cotangents] | None:
+    """The same for a loop whose backward finds `reads` in what comes out of it."""
+    plain = Loop.of(node)
+    loop = with_finals(plain, reads)
+    count = len(reads)
+    at = len(plain.carry) + len(plain.consts)
+    operands = wanted[2:]
+    flow = _flow(loop, given, [*operands[:at], *[False] * count, *operands[at:]])
+    saver = _Saver(loop, _halves(loop, flow, again, finals=count))
+    forward = without_finals(saver.loop, count)
+    if forward is None:
+        return None
+    augmented = forward.append() if saver.pushed else node
+    finals = [item(augmented, index=1 + i) for i in reads]
+    saver.loop = replace(saver.loop, consts=(*plain.consts, *finals))
+    cotangents = _backward(saver, flow, given, augmented)
+    return augmented, [None, None, *cotangents[:at], *cotangents[at + count :]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +131,15 @@ def _flow(loop: Loop, given: Mapping[int, Node], operands: Sequence[bool]) -> _F
 _TRIPS = 4
 
 
-def _halves(loop: Loop, flow: _Flow, again: PricesOfReading) -> Partition:
-    """The body's joint graph, cut."""
+def _halves(loop: Loop, flow: _Flow, again: PricesOfReading, finals: int = 0) -> Partition:
+    """The body's joint graph, cut. The last constants are `finals`, results of the loop itself."""
     trips = _trips(loop)
     prices: list[float | None] = [0.0, *(None for _ in loop.carry)]
     prices += [price_of(x, again) / trips if x.shape else 0.0 for x in (*loop.consts, *loop.xs)]
+    for k in range(len(loop.consts) - finals, len(loop.consts)):
+        # Whatever stands in for it outside: it has to be saved if this loop is in another.
+        price = 0.0 if again is None else price_of(loop.consts[k], {}) / trips
+        prices[1 + len(loop.carry) + k] = price
     # Frames: a stack is there, or is passed on by its name.
     prices += [0.0] * (len(loop.body.inputs) - len(prices))
     joint, present = joint_graph(loop.body, flow.inputs, flow.outputs, again=prices)
@@ -111,6 +147,9 @@ def _halves(loop: Loop, flow: _Flow, again: PricesOfReading) -> Partition:
     n_inputs, n_outputs = len(loop.body.inputs), len(loop.body.outputs)
     kept = set(joint.outputs[1 + len(loop.carry) : n_outputs])
     cost = prices_of_reading((), joint.inputs[:n_inputs], prices)
+    for x in joint.nodes:
+        if x.op is settled and x.inputs[1] in cost:
+            cost[x] = cost[x.inputs[1]]
     return cut(joint, n_inputs, n_outputs, present, body_prices(cost, kept))
 
 
@@ -126,11 +165,16 @@ def _again(loop: Loop, flow: _Flow) -> Partition:
 
 def frame_bytes(loop: Loop) -> float:
     """An estimate of the bytes that an iteration of the loop saves for its gradient."""
-    body = loop.body
+    with Builder(loop.body.name):
+        reads = settled_reads(loop.append())
+    at, count = len(loop.carry) + len(loop.consts), len(reads)
+    loop = with_finals(loop, reads) if reads else loop
     kinds = [has_cotangent(x) for x in loop.operands]
+    kinds[at : at + count] = [False] * count
     given = [has_cotangent(x) for x in (*loop.carry, *loop.made.rows)]
-    flow = _flow(loop, {1 + i: body.outputs[1 + i] for i, flag in enumerate(given) if flag}, kinds)
-    saver = _Saver(loop, _halves(loop, flow, dict.fromkeys(loop.operands, 0.0)))
+    outputs = {1 + i: loop.body.outputs[1 + i] for i, flag in enumerate(given) if flag}
+    flow = _flow(loop, outputs, kinds)
+    saver = _Saver(loop, _halves(loop, flow, None, finals=count))
     return sum(map(_bytes, saver.loop.made.saved[-1])) if saver.pushed else 0.0
 
 
@@ -190,6 +234,9 @@ def _fixed_places(loop: Loop) -> dict[Node, _Place]:
     places.update((x, ("slice", i, 0)) for i, x in enumerate(inner.slices))
     places.update((x, ("const", i, 0)) for i, x in enumerate(inner.consts))
     places[inner.position] = ("position", 0, 0)
+    for x in loop.body.nodes:
+        if x.op is settled and x.inputs[1] in places:
+            places[x] = places[x.inputs[1]]
     return places
 
 

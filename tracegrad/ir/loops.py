@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -155,6 +155,20 @@ class Made:
     rows: tuple[Node, ...] = ()
     saved: tuple[tuple[Node, ...], ...] = ()
 
+    @property
+    def all(self) -> tuple[Node, ...]:
+        """All of them, in the order of the body's outputs."""
+        return (self.go, *self.carry, *self.rows, *(x for group in self.saved for x in group))
+
+    def replaced(self, new: Mapping[Node, Node]) -> Made:
+        """With other nodes in the places of these."""
+        return Made(
+            new[self.go],
+            tuple(new[x] for x in self.carry),
+            tuple(new[x] for x in self.rows),
+            tuple(tuple(new[x] for x in group) for group in self.saved),
+        )
+
 
 class LoopBuilder:
     """A loop in the making: each operand that is added says what it is inside of the body.
@@ -215,7 +229,6 @@ class LoopBuilder:
         origin: str = "",
     ) -> Loop:
         """The loop whose body makes `made`."""
-        saved = [x for group in made.saved for x in group]
         self.body.inputs = [
             self.position,
             *(inside for _, inside in self._carry),
@@ -230,7 +243,7 @@ class LoopBuilder:
             tuple(self._consts),
             tuple(self._xs),
             tuple(self._stacks),
-            self.body.finish([made.go, *made.carry, *made.rows, *saved], origin),
+            self.body.finish(made.all, origin),
             stacked=len(made.rows),
             length=length,
             saves=tuple(map(len, made.saved)),

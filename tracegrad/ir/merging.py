@@ -111,6 +111,7 @@ def _merged_loops(first: Node, second: Node) -> _Merged | None:
             other = [inside[same[j]] if j in same else own[j] for j in range(len(b.carry))]
             made_a = _made(making, a, inside)
             made_b = _made(making, b, other)
+        made_a, made_b = _merged_within(making, made_a, made_b)
         differing = [j for j, i in same.items() if made_a.carry[i] is not made_b.carry[j]]
         if not differing:
             return _one_loop(making, a, b, made_a, made_b, same)
@@ -146,6 +147,16 @@ def _made(making: LoopBuilder, loop: Loop, carry: list[Node]) -> Made:
     outputs = inline(making.body, loop.body, arguments)
     go, carried, rows, rest = split(outputs, (1, len(loop.carry), loop.stacked))
     return Made(go[0], carried, rows, tuple(split(rest, loop.saves)[:-1]))
+
+
+def _merged_within(making: LoopBuilder, *made: Made) -> list[Made]:
+    """The two bodies in one, where loops and branches within them are merged likewise: what they
+    make is the same only then.
+    """
+    outputs = [x for each in made for x in each.all]
+    graph = merge_control(making.body.finish(outputs))
+    making.body.nodes = list(graph.nodes)
+    return [each.replaced(dict(zip(outputs, graph.outputs, strict=True))) for each in made]
 
 
 def _one_loop(
@@ -200,8 +211,12 @@ def _merged_branches(first: Node, second: Node) -> _Merged | None:
                 for graph, node in ((a, first), (b, second))
                 for made in inline(builder, graph, [inside[x] for x in node.inputs[1:]])
             ]
-            branches.append(builder.finish(outputs, a.origin))
+            branches.append(merge_control(builder.finish(outputs, a.origin)))
     with Builder("merged"):
         node = cond(first.inputs[0], *operands, branches=tuple(branches))
+    # What is the same whichever branch is taken is one result.
+    number: dict[tuple[Node, ...], int] = {}
+    outputs_of = zip(*(branch.outputs for branch in branches), strict=True)
+    places = [number.setdefault(each, i) for i, each in enumerate(outputs_of)]
     count = len(pairs[0][0].outputs)
-    return _Merged(node, list(range(count)), list(range(count, len(branches[0].outputs))))
+    return _Merged(node, places[:count], places[count:])

@@ -16,16 +16,18 @@ from weakref import WeakSet
 
 from tracegrad.config import config
 from tracegrad.ir.accumulation import add_in_place
-from tracegrad.ir.canonical import CANONICAL, NodeRule, fold
+from tracegrad.ir.canonical import CANONICAL, NodeRule, cast_once, fold
+from tracegrad.ir.comparisons import fold_bounds
 from tracegrad.ir.control_passes import has_control, reduce_control, reduce_stacks
 from tracegrad.ir.graph import Builder, Graph, Node
 from tracegrad.ir.hoisting import hoist_products
-from tracegrad.ir.intervals import fold_bounds
 from tracegrad.ir.merging import merge_control
 from tracegrad.ir.ops.control import graphs_of, with_graphs
 from tracegrad.ir.ordering import read_before_update
 from tracegrad.ir.printer import text
+from tracegrad.ir.reading_back import changes_nothing
 from tracegrad.ir.rewrites import EXACT, INEXACT, RuleTable
+from tracegrad.ir.types import TensorType
 from tracegrad.ir.verifier import verify
 from tracegrad.log import dump, log
 
@@ -88,6 +90,15 @@ def canonicalize(graph: Graph) -> Graph:
     return rewrite(graph, apply)
 
 
+def forget_stores(graph: Graph) -> Graph:
+    """No store or cast that changes nothing, and no store that is read where it was made."""
+
+    def apply(node: Node) -> Node | None:
+        return cast_once(node) if node.op.name == "cast" else changes_nothing(node)
+
+    return rewrite(graph, apply)
+
+
 def fold_constants(graph: Graph) -> Graph:
     """Compute what depends on constants alone, where the result is small."""
     return rewrite(graph, fold)
@@ -96,6 +107,15 @@ def fold_constants(graph: Graph) -> Graph:
 def simplify(graph: Graph) -> Graph:
     """Algebra that keeps every bit: see `tracegrad.ir.rewrites`."""
     return rewrite(graph, _EXACT.apply)
+
+
+def simplify_discrete(graph: Graph) -> Graph:
+    """That algebra on what has no gradient: integers and flags."""
+    return rewrite(graph, lambda x: None if _is_differentiable(x) else _EXACT.apply(x))
+
+
+def _is_differentiable(x: Node) -> bool:
+    return not isinstance(x.type, TensorType) or x.dtype.is_floating_point
 
 
 def simplify_inexactly(graph: Graph) -> Graph:
@@ -131,12 +151,15 @@ _INSIDE: tuple[Pass, ...] = (
 
 # Besides, in the graph that is no body: from the outside in, since what is known of the position of
 # a loop is known of the loops within it.
-_OUTSIDE: tuple[Pass, ...] = (Pass("simplify", "bounds of integers", fold_bounds),)
+_BOUNDS = ("bounds of integers", fold_bounds)
+_OUTSIDE: tuple[Pass, ...] = (Pass("simplify", *_BOUNDS),)
 
 # What differentiation finds easier than what a user writes, and no more: composites keep their own
 # gradients, and every formula stays as it was written.
 _BEFORE_DIFFERENTIATION: tuple[Pass, ...] = (
     Pass("prepare", "fold constants", fold_constants),
+    Pass("prepare", "algebra of integers and flags", simplify_discrete),
+    Pass("prepare", "stores and casts that change nothing", forget_stores),
     Pass("prepare", "loops and branches", reduce_control),
     Pass("prepare", "loops and branches side by side", merge_control),
 )
@@ -173,8 +196,16 @@ def prepare(graph: Graph) -> Graph:
     """Loops and branches as differentiation wants them: what does not change is not carried."""
     if not has_control(graph):
         return graph
-    first = Pass("prepare", "bodies", _in_bodies_once(_prepared, prepare))
-    return _repeated([first, *_BEFORE_DIFFERENTIATION], graph)
+    return _repeated([*_before_differentiation(), Pass("prepare", *_BOUNDS)], graph)
+
+
+def _prepare_body(graph: Graph) -> Graph:
+    return _repeated(_before_differentiation(), graph)
+
+
+def _before_differentiation() -> list[Pass]:
+    inside = _in_bodies_once(_prepared, _prepare_body)
+    return [Pass("prepare", "bodies", inside), *_BEFORE_DIFFERENTIATION]
 
 
 def in_bodies(graph: Graph, change: Callable[[Graph], Graph]) -> Graph:

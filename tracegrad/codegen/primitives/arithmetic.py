@@ -19,6 +19,8 @@ types: Any = numba_types
 __all__ = [
     "add_reassoc",
     "mul_reassoc",
+    "add_apart",
+    "sub_apart",
     "maximum_reassoc",
     "minimum_reassoc",
     "maximum",
@@ -72,6 +74,26 @@ def _define_integer(operation: str, typing: Any, a: Any, b: Any) -> Any:
 
 add_reassoc = _reassociated("add")
 mul_reassoc = _reassociated("mul")
+
+
+def _apart(operation: str) -> Any:
+    """Make an addition or subtraction that LLVM keeps apart from a product that goes into it."""
+
+    def define(typing: Any, a: Any, b: Any) -> Any:
+        kind = _common_real(a, b)
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            # Numba gives its own flags to what has none; this one means nothing here.
+            return getattr(builder, f"f{operation}")(*arguments, flags=("arcp",))
+
+        return kind(kind, kind), generate
+
+    define.__name__ = f"{operation}_apart"
+    return intrinsic(define)
+
+
+add_apart = _apart("add")
+sub_apart = _apart("sub")
 
 
 def _extremum(relation: str, reduction: str | None) -> Any:

@@ -77,16 +77,17 @@ def address_of(typing: Any, pointer: Any) -> Any:
 
 
 def _pointer_at(code: str) -> Any:
-    """Make the intrinsic `at_<code>(address)`."""
+    """Make the intrinsic `at_<code>(address, offset)`."""
 
-    def define(typing: Any, address: Any) -> Any:
+    def define(typing: Any, address: Any, offset: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return builder.inttoptr(arguments[0], _BYTE)
+            # LLVM can follow a pointer that moves, but no integer that becomes one.
+            return builder.gep(builder.inttoptr(arguments[0], _BYTE), [arguments[1]])
 
-        return Pointer(code, OUTPUT_SCOPES)(types.int64), generate
+        return Pointer(code, OUTPUT_SCOPES)(types.int64, types.int64), generate
 
     define.__name__ = f"at_{code}"
-    define.__doc__ = f"A {code} pointer to an address."
+    define.__doc__ = f"A {code} pointer that many bytes after an address."
     return intrinsic(define)
 
 

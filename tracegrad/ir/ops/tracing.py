@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tracegrad.ir.families import composite
+import numpy as np
+
+from tracegrad.ir.families import composite, elementwise, floating
 from tracegrad.ir.graph import Node
 from tracegrad.ir.op import Sample
 from tracegrad.ir.types import int64
@@ -49,4 +51,15 @@ carried = composite(
     vjp=(lambda g, y, x, number: g,),
     arity=1,
     samples=[Sample(((3, 4),), {"number": 0})],
+)
+
+
+# An array in a loop, of which only elements are read that the `final` array has as well: backward
+# may read them there.
+settled = elementwise(
+    "settled",
+    types=floating,
+    evaluate=lambda x, final: np.broadcast_arrays(x, final)[0].copy(),
+    vjp=(lambda g, y, x, final: g, None),
+    scalar="{x0} if True else {x1}",
 )
