@@ -103,8 +103,10 @@ class Generator:
         elif kind < 0.57:
             place, source = choice(("1", "k % 4", "m % 4")), choice(("0", "2", "n % 4"))
             self.line(f"w[{place}] = w[{source}] * 0.5 + 0.1")
-        elif kind < 0.6:
+        elif kind < 0.58:
             self.line("a = a + w")
+        elif kind < 0.6:
+            self.line("b = b + 0.1 * tg.rand(5, dtype=tg.float64)")
         elif kind < 0.75 and depth < 3:
             self.line(f"if {self.condition()}:")
             self.inside(depth + 1, self.random.randint(1, 2))

@@ -15,7 +15,7 @@ from tracegrad.tracer.inputs import storage_of
 from tracegrad.tracer.loop_bodies import Body, assemble
 from tracegrad.tracer.loop_paths import joined
 from tracegrad.tracer.loop_records import Anchor, KnownCarry, LoopRecord, renamed
-from tracegrad.tracer.loop_state import Way, put
+from tracegrad.tracer.loop_state import Way
 from tracegrad.tracer.loop_trials import PATIENCE, LoopVisit
 from tracegrad.tracer.loop_visits import (
     Carry,
@@ -177,7 +177,7 @@ class ClosingVisit(LoopVisit):
                 root._grad_fn = result._grad_fn
                 root._output_nr = result._output_nr
                 root._requires_grad = result._requires_grad
-        put(self.frames, changes)
+        self.change(changes)
 
     def keep_record(self, start: Visit) -> bool:
         """Let other traces know the loop; whether they did already, as it is."""

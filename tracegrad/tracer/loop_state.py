@@ -22,6 +22,9 @@ from tracegrad.tracer.tensor import Tensor
 Way = tuple[Any, ...]
 """From a variable to a value: number of the frame, name, then ("item", key) and ("attr", name)."""
 
+DRAWS: Way = (-1, "the state of random numbers")
+"""The way to the offset of the default generator."""
+
 _MOST = 10_000
 _PLAIN = (bool, str, bytes, complex, type(None), np.generic)
 

@@ -14,7 +14,7 @@ from tracegrad.tracer.checkpoints import Content
 from tracegrad.tracer.inputs import storage_of
 from tracegrad.tracer.liveness import analysed
 from tracegrad.tracer.loop_paths import LoopRef, Path, Recorded, hidden_in
-from tracegrad.tracer.loop_state import State, UnsuitableError, Way, put
+from tracegrad.tracer.loop_state import DRAWS, State, UnsuitableError, Way, put
 from tracegrad.tracer.loop_visits import (
     Carry,
     MismatchError,
@@ -135,7 +135,7 @@ class LoopVisit:
         position = self.carry_position(visit)
         if position is not None:
             refs[position.ref] = ("position",)
-        put(self.frames, changes)
+        self.change(changes)
         segment = recorder.segments[-1]
         # Nodes are told by their places in the iteration, which has all constants of its own then.
         segment.builder.start_anew()
@@ -152,6 +152,13 @@ class LoopVisit:
             len(recorder.outcomes),
             replace(self.rolling.counts),
         )
+
+    def change(self, changes: dict[Way, Any]) -> None:
+        """Put other values where the ways lead."""
+        offset = changes.pop(DRAWS, None)
+        if offset is not None:
+            self.recorder.draws.go_on_from(offset)
+        put(self.frames, changes)
 
     def carry_position(self, visit: Visit) -> Value | None:
         """The number of the iteration, of a loop that has one."""

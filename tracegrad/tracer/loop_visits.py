@@ -15,7 +15,7 @@ from tracegrad.tracer.dispatch import constant
 from tracegrad.tracer.inputs import storage_of
 from tracegrad.tracer.loop_paths import LoopRef
 from tracegrad.tracer.loop_records import Anchor
-from tracegrad.tracer.loop_state import State, Way, state_of
+from tracegrad.tracer.loop_state import DRAWS, State, Way, state_of
 from tracegrad.tracer.rolling import Counts
 from tracegrad.tracer.tensor import Tensor
 
@@ -62,6 +62,8 @@ class Visit:
     ) -> None:
         self.places = [(frame.f_code, frame.f_lasti) for frame in frames[1:]]
         self.state = state_of(frames, names)
+        # What a loop draws moves the generator, which is carried as a variable is.
+        self.state.values[DRAWS] = recorder.draws.offset
         self.kept, self.hidden = hidden(self.state)
         self.checkpoint = Checkpoint(recorder)
         self.condition: Tensor | None = None
@@ -107,8 +109,8 @@ def compare(before: Visit, now: Visit) -> tuple[list[Way], list[Content]]:
     a, b = before.state, now.state
     if a.rest != b.rest or a.values.keys() != b.values.keys():
         raise MismatchError(f"{_difference(a, b)} changes in a way that a loop cannot carry")
-    if before.checkpoint.drawn != now.checkpoint.drawn:
-        raise MismatchError("it draws random numbers")
+    if before.checkpoint.seed != now.checkpoint.seed:
+        raise MismatchError("it chooses the seed of random numbers")
     if before.checkpoint.registrations != now.checkpoint.registrations:
         raise MismatchError("it registers hooks")
     changed = [way for way, x in a.values.items() if not same(x, b.values[way])]

@@ -178,7 +178,7 @@ def _traced(
         finally:
             state.grad_enabled, state.weak_numbers = before
             # The numbers of all rows are drawn once the function is known.
-            default_generator.set_state(generator)
+            default_generator.go_back(generator)
     return row
 
 

@@ -82,7 +82,7 @@ def record(
         result = function(*args, **kwargs)
         end = _end(recorder, result, [tensor for _, tensor in stand_ins], places, since)
         survey.forget(places.overwritten)
-        end.draws, end.generator = recorder.draws.end()
+        end.drawn = recorder.draws.end()
     except StartAnew:
         # The function will run once more for this call.
         starts_anew = True
