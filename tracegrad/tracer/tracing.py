@@ -80,6 +80,8 @@ def record(
     state.recorder = recorder
     try:
         result = function(*args, **kwargs)
+        if recorder.rolling is not None:
+            recorder.rolling.finish()
         end = _end(recorder, result, [tensor for _, tensor in stand_ins], places, since)
         survey.forget(places.overwritten)
         end.drawn = recorder.draws.end()
@@ -94,6 +96,8 @@ def record(
     finally:
         state.recorder = None
         state.grad_enabled = before
+        if recorder.rolling is not None:
+            recorder.rolling.release()
         places.restore(everything=starts_anew)
         recorder.undo.revert()
         late_hooks.take_back(recorder, since)
