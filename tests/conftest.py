@@ -29,6 +29,15 @@ collect_ignore = [] if importlib.util.find_spec("torch") else ["reference"]
 
 
 @pytest.fixture(scope="session", autouse=True)
+def known_calls_are_taken_natively_from_the_third_on():
+    """Most tests call a function a few times only."""
+    from tracegrad.tracer import compile as compiling
+
+    compiling.PATIENCE = 1
+    yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def every_compiled_graph_survives_printing_and_parsing():
     """Print and parse each graph that any test compiles, before and after it is made legal."""
     from tracegrad.ir.parser import parse

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +110,38 @@ class Executable:
         scratch = memory.scratch(self._arena) if self._arena else 0
         self._run(*arrays, *outputs, scratch, 0)
         return outputs
+
+    @property
+    def is_serial(self) -> bool:
+        """Whether all of it runs in the calling thread."""
+        return self._program.is_serial
+
+    @property
+    def words(self) -> Array:
+        """The program as words, for who runs it natively."""
+        words: Array = self._program.words
+        return words
+
+    @property
+    def makers(self) -> list[Callable[[], Array] | tuple[tuple[int, ...], Any]]:
+        """How each output is made: by a function, or as an array of a shape and dtype."""
+        found: list[Callable[[], Array] | tuple[tuple[int, ...], Any]] = []
+        for shape, dtype, nbytes in self._outputs:
+            pooled = functools.partial(new_array, shape, dtype, nbytes)
+            found.append(pooled if nbytes >= POOLED else (shape, dtype))
+        for position, arenas in self._stacks:
+            found[position] = arenas.lend
+        return found
+
+    @property
+    def output_count(self) -> int:
+        """How many outputs there are."""
+        return len(self._outputs)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """The memory that it needs for temporaries."""
+        return self._arena
 
     def _as_arrays(self, values: Sequence[Any]) -> list[Array]:
         """Arrays for the Python numbers among the values."""

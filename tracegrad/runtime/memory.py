@@ -224,3 +224,14 @@ def scratch(nbytes: int) -> Block:
     if arena.nbytes < nbytes:
         arena = _scratch.arena = _new_block(size_class(nbytes))[0]
     return arena
+
+
+_shared = _new_block(_SLAB)[0]
+
+
+def shared_scratch(nbytes: int) -> Block:
+    """At least `nbytes` of memory for temporaries that nobody reads once the GIL is given up."""
+    global _shared
+    if _shared.nbytes < nbytes:
+        _shared = _new_block(size_class(nbytes))[0]
+    return _shared

@@ -61,7 +61,7 @@ class Program:
     in threads.
     """
 
-    __slots__ = ("buffers", "run", "steps", "words")
+    __slots__ = ("buffers", "is_serial", "run", "steps", "words")
 
     run: Callable[..., None]
 
@@ -78,12 +78,15 @@ class Program:
         self.buffers = tuple(buffers)
         self.steps = tuple(steps)
         self.words = _assemble(self.buffers, self.steps, bases)
-        native = _function_type()(ctypes.byref(_definition()), self.words, None)
+        native = native_function(interpreter_source(), "call", self.words)
+        # Nothing else of Python runs meanwhile: no step gives up the GIL.
+        self.is_serial = False
         if threads or any(step.extent // max(step.grain, 1) > 1 for step in self.steps):
             _want_threads()
             self.run = _alone(native)
         else:
             self.run = native
+            self.is_serial = True
 
 
 def _assemble(buffers: Sequence[Buffer], steps: Sequence[Step], bases: int) -> Any:
@@ -131,23 +134,40 @@ class _MethodDefinition(ctypes.Structure):
 
 
 @cache
-def _source() -> str:
+def interpreter_source() -> str:
     """The interpreter's source; it is compiled, and cached, like any kernel."""
     return Path(__file__).with_name("interpreter.py").read_text(encoding="utf-8")
 
 
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A compiled function as a method of Python; ctypes would take longer to call it than it takes.
+
+    Its C signature is that of METH_FASTCALL: owner, address of the arguments, their count.
+    """
+
+    address: int
+    definition: _MethodDefinition
+
+
 @cache
-def _definition() -> _MethodDefinition:
-    """The interpreter as a Python method; ctypes would take longer to call it than it takes."""
+def method_definition(source: str, entry: str) -> Method:
+    """The function `entry` of a generated or written source, compiled."""
     if object.__basicsize__ != 16:
         raise CompilationError(
             "tracegrad needs a Python with the global interpreter lock; on a free-threaded build "
             "set TRACEGRAD_DISABLE=1 to run eagerly"
         )
-    entry = compile_kernel(_source(), "call", "intp(intp, intp, intp)")
-    return _MethodDefinition(
-        ctypes.cast(_NAME, ctypes.c_char_p), entry.address, _METH_FASTCALL, None
-    )
+    address = compile_kernel(source, entry, "intp(intp, intp, intp)").address
+    name = ctypes.cast(_NAME, ctypes.c_char_p)
+    return Method(address, _MethodDefinition(name, address, _METH_FASTCALL, None))
+
+
+def native_function(source: str, entry: str, owner: Any) -> Callable[..., Any]:
+    """A Python function that calls `entry` with `owner`, which it keeps alive."""
+    method = method_definition(source, entry)
+    made: Callable[..., Any] = _function_type()(ctypes.byref(method.definition), owner, None)
+    return made
 
 
 @cache
@@ -221,7 +241,7 @@ def _want_threads() -> None:
     global _threads_wanted
     _threads_wanted = True
     if _control[0] > 1 and _control[1] == 0:
-        _control[1] = compile_kernel(_source(), "run_parallel", parallel=True).address
+        _control[1] = compile_kernel(interpreter_source(), "run_parallel", parallel=True).address
         # Numba's thread pool does not survive a fork; a child runs its steps serially.
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=_forget_threads)

@@ -30,9 +30,12 @@ class Path:
     """One way to an object. Equal paths go the same way from the same place.
 
     `read(arguments)` is what stands at its end now; `arguments` are the flat arguments of the call.
+    `lead` says how the last step goes, for who takes it without Python: ("global", names, name),
+    ("cell", cell), ("object", value), ("argument", position), ("call", place), ("attribute",
+    parent, name) or ("item", parent, key); None for another step.
     """
 
-    __slots__ = ("_key", "_text", "name", "position", "read", "store")
+    __slots__ = ("_key", "_text", "lead", "name", "position", "read", "store")
 
     def __init__(
         self,
@@ -42,8 +45,10 @@ class Path:
         store: Callable[[Sequence[Any], Any], None] | None = None,
         position: int | None = None,
         name: str = "",
+        lead: tuple[Any, ...] | None = None,
     ) -> None:
         self._key = key
+        self.lead = lead
         self._text = text
         self.read = read
         self.store = store
@@ -80,7 +85,9 @@ class Path:
         def read(arguments: Sequence[Any]) -> Any:
             return getattr(parent(arguments), name)
 
-        return Path((self._key, "attribute", name), f"{self._text}.{name}", read, name=name)
+        key = self._key, "attribute", name
+        lead = "attribute", self, name
+        return Path(key, f"{self._text}.{name}", read, name=name, lead=lead)
 
     def item(self, key: Any) -> Path:
         """On to the item at `key`."""
@@ -90,7 +97,8 @@ class Path:
             return parent(arguments)[key]
 
         text = f"{self._text}[{key!r}]"
-        return Path((self._key, "item", type(key), key), text, read, name=self.name)
+        lead = "item", self, key
+        return Path((self._key, "item", type(key), key), text, read, name=self.name, lead=lead)
 
 
 def of_global(names: dict[str, Any], name: str) -> Path:
@@ -103,7 +111,8 @@ def of_global(names: dict[str, Any], name: str) -> Path:
             names[name] = value
 
     key = "global", id(names), name
-    return Path(key, name, lambda arguments: names[name], store, name=name)
+    lead = "global", names, name
+    return Path(key, name, lambda arguments: names[name], store, name=name, lead=lead)
 
 
 def of_cell(cell: CellType, name: str) -> Path:
@@ -116,12 +125,13 @@ def of_cell(cell: CellType, name: str) -> Path:
             cell.cell_contents = value
 
     key = "cell", id(cell)
-    return Path(key, name, lambda arguments: cell.cell_contents, store, name=name)
+    lead = "cell", cell
+    return Path(key, name, lambda arguments: cell.cell_contents, store, name=name, lead=lead)
 
 
 def of_object(value: Any, text: str) -> Path:
     """An object itself, which no later call can exchange."""
-    return Path(("object", id(value)), text, lambda arguments: value)
+    return Path(("object", id(value)), text, lambda arguments: value, lead=("object", value))
 
 
 def of_part(whole: Path, array: Array, part: Array) -> Path:
@@ -143,7 +153,8 @@ def of_part(whole: Path, array: Array, part: Array) -> Path:
 
 def of_argument(position: int, text: str) -> Path:
     """A flat argument of the call, by position."""
-    return Path(("argument", position), text, lambda arguments: arguments[position], None, position)
+    key = lead = "argument", position
+    return Path(key, text, lambda arguments: arguments[position], None, position, lead=lead)
 
 
 def of_call(place: int | str, text: str) -> Path:
@@ -152,7 +163,7 @@ def of_call(place: int | str, text: str) -> Path:
     def read(arguments: Any) -> Any:
         return arguments.args[place] if isinstance(place, int) else arguments.kwargs[place]
 
-    return Path(("call", place), text, read, name=text)
+    return Path(("call", place), text, read, name=text, lead=("call", place))
 
 
 def of_generator(part: str) -> Path:
@@ -161,4 +172,5 @@ def of_generator(part: str) -> Path:
     def read(arguments: Sequence[Any]) -> Any:
         return getattr(default_generator, part)
 
-    return Path(("generator", part), f"the random {part}", read)
+    lead = "attribute", of_object(default_generator, "the generator"), part
+    return Path(("generator", part), f"the random {part}", read, lead=lead)

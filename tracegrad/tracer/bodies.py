@@ -105,7 +105,8 @@ def trace_body(
             results = list(function(stand_ins))
             outputs = [recorder.node_of(x) for x in results]
         finally:
-            state.grad_enabled, state.weak_numbers = before
+            state.set_grad(before[0])
+            state.weak_numbers = before[1]
         builder = scope.builder
         fault = None
         if scope.requirements:

@@ -12,15 +12,11 @@ from tracegrad.tracer.call_backward import CompiledFunctionBackward, FreedNode
 from tracegrad.tracer.dispatch import apply
 from tracegrad.tracer.location import user_place
 from tracegrad.tracer.recording import Result
-from tracegrad.tracer.storage import Storage
 from tracegrad.tracer.structure import TENSOR
-from tracegrad.tracer.tape import edge_of
 from tracegrad.tracer.tensor import Tensor, wrap
 from tracegrad.tracer.tree import Path, Run, Tree
 
 Array = np.ndarray[Any, Any]
-
-_new = object.__new__
 
 
 def finish(tree: Tree, path: Path, run: Run, inputs: Sequence[Any], leaves: Sequence[Any]) -> Any:
@@ -30,8 +26,10 @@ def finish(tree: Tree, path: Path, run: Run, inputs: Sequence[Any], leaves: Sequ
         return path.build([wrap(values[row][column]) for row, column in path.plain])
     node: CompiledFunctionBackward | None = None
     if path.differentiable:
-        edges = tuple([edge_of(inputs[i]) for i in path.differentiable_inputs])
-        node = CompiledFunctionBackward(tree, path, run, inputs, edges)
+        node = CompiledFunctionBackward(tree, path, run, inputs)
+        computed = node.saving.results
+        if computed is not None:
+            return _on_tape(path, node, computed, run.values[1])
     if path.has_effects:
         commit(tree, path, run, inputs, node)
     results = path.end.results
@@ -58,6 +56,27 @@ def finish(tree: Tree, path: Path, run: Run, inputs: Sequence[Any], leaves: Sequ
     return returned
 
 
+def _on_tape(
+    path: Path,
+    node: CompiledFunctionBackward,
+    computed: Sequence[tuple[int, int, bool]],
+    outputs: Sequence[Array],
+) -> Any:
+    """The results of a path that only computes tensors, in one segment."""
+    made = []
+    for column, number, watched in computed:
+        tensor = wrap(outputs[column])
+        if number >= 0:
+            tensor._grad_fn = node
+            tensor._requires_grad = True
+            if number:
+                tensor._output_nr = number
+        if watched:
+            node.versions.append((tensor._storage, 0, -1))
+        made.append(tensor)
+    return path.build(made)
+
+
 def _result(
     tree: Tree,
     path: Path,
@@ -78,9 +97,7 @@ def _result(
             return array.item()
         if result.copied:
             array = array.copy()
-        tensor: Tensor = _new(Tensor)
-        tensor._array = array
-        tensor._storage = Storage()
+        tensor = wrap(array)
         if result.differentiable:
             assert node is not None
             tensor._grad_fn = node
@@ -98,9 +115,7 @@ def _result(
     if kind == "constant":
         value = result.constant
         return value.copy() if isinstance(value, np.ndarray) else value
-    position = result.ref[1]
-    place = tree.positions[position]
-    found = inputs[position] if place is None else leaves[place]
+    found = inputs[result.ref[1]]
     if kind == "input":
         return found
     if not isinstance(found, Tensor):

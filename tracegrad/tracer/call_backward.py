@@ -16,7 +16,7 @@ from tracegrad.tracer.program import Program, counters, program_for
 from tracegrad.tracer.recording import Ref
 from tracegrad.tracer.state import state
 from tracegrad.tracer.storage import Storage
-from tracegrad.tracer.tape import FREED, Edge, Node, edge_of
+from tracegrad.tracer.tape import FREED, Edge, Node, edge_of, mark
 from tracegrad.tracer.tensor import Tensor, wrap
 from tracegrad.tracer.tree import Occurrence, Path, Run, Tree, layout_of
 
@@ -52,9 +52,12 @@ class Saving:
     direct    of a path of one segment: for each cotangent that backward takes, the output of the
               call that it belongs to, and for each differentiable input the result of backward
               that is its cotangent. None where cotangents have to be added up.
+    results   of a path of one segment that only computes: of each result, its number among the
+              outputs of the program, its number among those on the tape or -1, and whether
+              backward reads it. None for other paths.
     """
 
-    __slots__ = ("copied", "direct", "growth", "read", "segments")
+    __slots__ = ("copied", "direct", "growth", "read", "results", "segments")
 
     def __init__(self, path: Path, growth: int) -> None:
         self.growth = growth
@@ -78,6 +81,16 @@ class Saving:
             self.segments.append((depth, occurrence, program, places))
         self.read = list(read)
         self.direct = self._direct(path)
+        self.results = self._results(path)
+
+    def _results(self, path: Path) -> list[tuple[int, int, bool]] | None:
+        if path.has_more or len(path.occurrences) != 1 or len(self.segments) != 1:
+            return None
+        _, _, _, places = self.segments[0]
+        return [
+            (column, path.output_number.get(i, -1), (True, column) in places)
+            for i, (_, column) in enumerate(path.refs)
+        ]
 
     def _direct(self, path: Path) -> tuple[list[int], list[int | None]] | None:
         if len(self.segments) != 1:
@@ -110,22 +123,36 @@ class Saving:
         return found
 
 
+def saving_of(tree: Tree, path: Path) -> Saving:
+    """What backward of a path reads now."""
+    saving = path.saving
+    if saving is None or saving.growth != tree.growth:
+        saving = path.saving = Saving(path, tree.growth)
+    return saving
+
+
 class CompiledFunctionBackward(Node):
     """The tape node of one compiled call. Its edges are the differentiable inputs of the trace."""
 
-    __slots__ = ("inputs", "path", "saved", "saving", "tree", "versions")
+    __slots__ = ("_edges", "_ends", "inputs", "path", "saved", "saving", "tree", "versions")
 
-    def __init__(
-        self, tree: Tree, path: Path, run: Run, inputs: Sequence[Any], edges: tuple[Edge, ...]
-    ) -> None:
-        super().__init__(edges, path.output_types)
+    def __init__(self, tree: Tree, path: Path, run: Run, inputs: Sequence[Any]) -> None:
+        # Written out instead of super().__init__: this runs for every call on the tape.
+        self.output_types = path.output_types
+        self.sequence = mark()
+        self.hooks = self.prehooks = self.tensor_hooks = self.retained = None
         self.tree = tree
         self.path = path
         self.inputs: Sequence[Any] | None = inputs
-        saving = path.saving
-        if saving is None or saving.growth != tree.growth:
-            saving = path.saving = Saving(path, tree.growth)
-        self.saving = saving
+        ends = [inputs[i] for i in path.differentiable_inputs]
+        self._ends: list[Tensor] | None = ends
+        self._edges: tuple[Edge, ...] | None = None
+        for x in ends:
+            if x._grad_fn is not None or x._base is not None:
+                self._edges = tuple([edge_of(x) for x in ends])
+                self._ends = None
+                break
+        saving = self.saving = saving_of(tree, path)
         self.saved: list[list[Array]] | None = saving.arrays(run)
         self.versions: list[tuple[Storage, int, int]] = []
         for i in saving.read:
@@ -133,6 +160,20 @@ class CompiledFunctionBackward(Node):
             if isinstance(value, Tensor):
                 storage = value._storage
                 self.versions.append((storage, storage.version, i))
+
+    @property
+    def edges(self) -> tuple[Edge, ...]:  # type: ignore[override]
+        """To the nodes of the differentiable inputs; those of leaves are made when asked for."""
+        if self._edges is None:
+            assert self._ends is not None
+            self._edges = tuple([edge_of(x) for x in self._ends])
+            self._ends = None
+        return self._edges
+
+    @property
+    def ends(self) -> Sequence[Tensor] | None:
+        """The differentiable inputs, if all are leaves and nobody has asked for the edges."""
+        return self._ends
 
     def name(self) -> str:
         """`CompiledFunctionBackward(loss)`."""

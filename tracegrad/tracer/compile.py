@@ -10,7 +10,9 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
 
 from tracegrad.config import config
 from tracegrad.errors import ArgumentError, TraceLimitWarning
@@ -35,9 +37,20 @@ from tracegrad.tracer.structure import Description, Static, flatten, leaf_names,
 from tracegrad.tracer.tensor import Tensor
 from tracegrad.tracer.tracing import record
 from tracegrad.tracer.tree import Path as TracePath
-from tracegrad.tracer.tree import UnknownOutcomeError, run
+from tracegrad.tracer.tree import Run, UnknownOutcomeError, go_on, run
+
+if TYPE_CHECKING:
+    from tracegrad.runtime.entry import Entry
+    from tracegrad.tracer.known_calls import Known
 
 Key = tuple[Hashable, ...]
+
+# Hits of one specialisation before its calls are taken natively.
+PATIENCE = 4
+# Calls that Python had to end before what is native is made anew.
+REVISION = 64
+# Signatures of one function that are taken natively; each costs the others a look.
+_MOST_ENTRIES = 8
 
 # A larger whole number is no input, but a part of the key.
 _BEYOND_INT64 = 2**63
@@ -63,7 +76,7 @@ class CompiledFunction(Inspection):
         self.max_traces = max_traces
         self.roll = roll
         self.memory_budget = memory_budget
-        self.statistics = Statistics()
+        self.statistics = Statistics(self.settle)
         self.events: list[Event] = []
         self.specialisations: list[Specialisation] = []
         self._by_key: dict[Key, list[Specialisation]] = {}
@@ -73,7 +86,10 @@ class CompiledFunction(Inspection):
         self._adding = adding_parameters(code) if code is not None else frozenset()
         self._owner = getattr(function, "__qualname__", "").rpartition(".")[0]
         self._lock = threading.RLock()
-        self._clock = 0
+        # Counts calls, so that what was used longest ago is known; native code counts too.
+        self._clock = np.zeros(1, np.int64)
+        # Calls that are taken natively, by the mode of the thread; those hit last come first.
+        self._entries: tuple[list[Entry], ...] = ([], [], [])
         self._warned = False
         self._announced: set[Path] = set()
 
@@ -92,9 +108,20 @@ class CompiledFunction(Inspection):
         return self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not kwargs:
+            entries = self._entries[state.mode]
+            for entry in entries:
+                known = entry.native(*args)
+                if known is not None:
+                    if entry is not entries[0]:
+                        to_front(entries, entry)
+                    if type(known) is list and known and known[0] is entry.mark:
+                        return self._finish(entry, known, args)
+                    return known
         if state.recorder is not None or config.disable:
             # Within another compiled function this one is part of its trace.
             return self.__wrapped__(*args, **kwargs)
+        given = -1 if kwargs else len(args)
         if kwargs or len(args) != self._plain_count:
             args, kwargs = self._binder.bind(args, kwargs)
         leaves: Sequence[Any] = args
@@ -124,7 +151,7 @@ class CompiledFunction(Inspection):
             key: Key = tuple(parts)
         else:
             leaves, key = self._nested_key(args, kwargs)
-        self.statistics.calls += 1
+        self.statistics.counted_calls += 1
         for found in self._by_key.get(key, ()):
             inputs = found.gather(leaves)
             if inputs is not None:
@@ -134,8 +161,11 @@ class CompiledFunction(Inspection):
                     return self._retrace_and_finish(found, miss, leaves, args, kwargs)
                 if path.end.runs_again:
                     return self._run_in_python_too(found, path, leaves, args, kwargs)
-                self.statistics.hits += 1
-                self._clock = found.last_used = path.last_used = self._clock + 1
+                self.statistics.counted_hits += 1
+                self._used(found, path)
+                found.steady += 1
+                if found.steady == PATIENCE and given >= 0:
+                    self._make_entry(found, args, kwargs, given)
                 return call.finish(found.tree, path, values, inputs, leaves)
         return self._trace_and_finish(key, leaves, args, kwargs)
 
@@ -180,6 +210,96 @@ class CompiledFunction(Inspection):
         appended = position < len(names) and names[position] in self._adding
         return appended and type(value) in (list, deque)
 
+    # ------------------------------------------------------------- native calls
+
+    def _make_entry(
+        self, found: Specialisation, args: tuple[Any, ...], kwargs: dict[str, Any], given: int
+    ) -> None:
+        """Take calls like this one, to which `given` arguments were given by position and none by
+        keyword, natively from now on, if that can be.
+        """
+        if any(self._is_kept(i, x) and not self._is_own_object(x) for i, x in enumerate(args)):
+            return
+        # Here and not above: it imports the compiler.
+        from tracegrad.tracer.known_calls import entry_for
+
+        described = list(self._describe(args, kwargs, []).values())
+        values = [*args, *(kwargs[name] for name in sorted(kwargs))]
+        entry = entry_for(found, values, given, described, self._clock)
+        if entry is not None:
+            entries = self._entries[state.mode]
+            entries.insert(0, entry)
+            if len(entries) > _MOST_ENTRIES:
+                self._settle(entries[-1])
+                entries.pop()
+
+    def _finish(self, entry: Entry, known: list[Any], args: tuple[Any, ...]) -> Any:
+        """The rest of a call of which native code has run some segments."""
+        owner: Known = entry.owner
+        found, number = owner.found, known[1]
+        way = owner.ways[number]
+        inputs = known[owner.inputs[number] :]
+        values = Run(arrays(inputs, ()))
+        values.outcomes.extend(owner.outcomes[number])
+        place = 2
+        for occurrence in way:
+            count = occurrence.output_count
+            values.ran(occurrence, known[place : place + count])
+            place += count
+        path = owner.paths[number]
+        if path is None or way[-1].flags:
+            given = len(args)
+            args, kwargs = self._binder.bind(args, {})
+            try:
+                path, values = go_on(found.tree, values)
+            except UnknownOutcomeError as miss:
+                self.statistics.counted_hits -= 1
+                leaves: Sequence[Any] = args
+                if kwargs or any(type(x) not in (Tensor, float, int) for x in args):
+                    leaves = self._nested_key(args, kwargs)[0]
+                return self._retrace_and_finish(found, miss, leaves, args, kwargs)
+            self._used(found, path)
+            found.steady += 1
+            if found.steady == REVISION:
+                # By now native code may know more of what Python has just done.
+                self._forget_entries(found)
+                self._make_entry(found, args, kwargs, given)
+                found.steady = REVISION
+        return call.finish(found.tree, path, values, inputs, inputs)
+
+    def _used(self, found: Specialisation, path: TracePath) -> None:
+        """A call went this way."""
+        self._clock[0] += 1
+        found.last_used = path.last_used = int(self._clock[0])
+
+    def _settle(self, entry: Entry) -> None:
+        """Count what was counted natively."""
+        owner: Known = entry.owner
+        hits = entry.take_hits()
+        if not hits:
+            return
+        self.statistics.counted_calls += hits
+        self.statistics.counted_hits += hits
+        for number, (way, path) in enumerate(zip(owner.ways, owner.paths, strict=True)):
+            way[-1].hits += entry.take_block_hits(number)
+            used = entry.last_used(number)
+            for item in (owner.found, path):
+                if item is not None:
+                    item.last_used = max(item.last_used, used)
+
+    def settle(self) -> None:
+        """Count all calls that were counted natively."""
+        for entries in self._entries:
+            for entry in entries:
+                self._settle(entry)
+
+    def _forget_entries(self, found: Specialisation) -> None:
+        """What is native of a specialisation is not what it is any more."""
+        self.settle()
+        found.steady = 0
+        for entries in self._entries:
+            entries[:] = [entry for entry in entries if entry.owner.found is not found]
+
     # ------------------------------------------------------------------ tracing
 
     def _trace_and_finish(
@@ -187,7 +307,7 @@ class CompiledFunction(Inspection):
     ) -> Any:
         with self._lock:
             found, inputs = self._specialise(key, leaves, args, kwargs)
-            return self._run_to_the_end(found, inputs, leaves, args, kwargs)
+            return self._run_to_the_end(found, inputs, None, leaves, args, kwargs)
 
     def _retrace_and_finish(
         self,
@@ -199,7 +319,7 @@ class CompiledFunction(Inspection):
     ) -> Any:
         with self._lock:
             found, inputs = self._retrace(found, miss, leaves, args, kwargs)
-            return self._run_to_the_end(found, inputs, leaves, args, kwargs)
+            return self._run_to_the_end(found, inputs, miss.run, leaves, args, kwargs)
 
     def _run_in_python_too(
         self,
@@ -214,17 +334,19 @@ class CompiledFunction(Inspection):
             described = self._describe(args, kwargs, [])
             script = path.outcomes()
             inputs = self._record(found, "breakpoint", described, leaves, args, kwargs, script)
-            return self._run_to_the_end(found, inputs, leaves, args, kwargs)
+            return self._run_to_the_end(found, inputs, None, leaves, args, kwargs)
 
     def _run_to_the_end(
         self,
         found: Specialisation,
         inputs: Sequence[Any],
+        before: Run | None,
         leaves: Sequence[Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
         """Compile what is new and run it; once more as long as that leads where no trace went.
+        What ran `before` and is known does not run again.
 
         Compiled code may round differently from the eager run of the trace, so that a condition
         near its threshold comes out differently. What the compiled code finds is what counts.
@@ -232,14 +354,15 @@ class CompiledFunction(Inspection):
         while True:
             compiled, seconds = program.counters.compilations, program.counters.seconds
             try:
-                path, values = run(found.tree, arrays(inputs, found.odd))
+                path, values = run(found.tree, arrays(inputs, found.odd), before)
             except UnknownOutcomeError as miss:
+                before = miss.run
                 found, inputs = self._retrace(found, miss, leaves, args, kwargs)
                 continue
             finally:
                 self.statistics.compilations += program.counters.compilations - compiled
                 self.statistics.compile_seconds += program.counters.seconds - seconds
-            self._clock = found.last_used = path.last_used = self._clock + 1
+            self._used(found, path)
             self._limit()
             return call.finish(found.tree, path, values, inputs, leaves)
 
@@ -328,6 +451,7 @@ class CompiledFunction(Inspection):
                     found.loops.note(failure.place, failure.reason, failure.for_good)
                     if failure.for_good:
                         found.loops.unrolled[failure.key] = failure.reason
+        self._forget_entries(found)
         found.add(trace, recorder, survey, leaves, supersedes=bool(disabled))
         inputs = found.objects(recorder, leaves)
         found.forget_tensors()
@@ -363,7 +487,11 @@ class CompiledFunction(Inspection):
 
     def _key(self, leaves: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key:
         """The key of a call, in the one form that it has in `__call__`."""
-        if not kwargs and all(type(value) in (Tensor, float) for value in args):
+        plain = all(
+            type(x) in (Tensor, float) or (type(x) is int and -_BEYOND_INT64 <= x < _BEYOND_INT64)
+            for x in args
+        )
+        if plain and not kwargs:
             parts: list[Hashable] = [state.grad_enabled, promotion._default]
             for leaf in leaves:
                 part = leaf_key(leaf)
@@ -375,6 +503,7 @@ class CompiledFunction(Inspection):
 
     def _limit(self) -> None:
         """Past the limit of traces: warn once, and drop what was used longest ago."""
+        self.settle()
         paths = [(path.last_used, s, p) for s in self.specialisations for p, path in s.tree.ends()]
         if len(paths) <= self.max_traces:
             return
@@ -382,9 +511,16 @@ class CompiledFunction(Inspection):
             self._warned = True
             warnings.warn(self.limit_report(), TraceLimitWarning, stacklevel=5)
         _, owner, end = min(paths, key=lambda item: item[0])
+        self._forget_entries(owner)
         if not owner.tree.drop(end):
             self.specialisations.remove(owner)
             self._by_key[owner.key].remove(owner)
+
+
+def to_front(entries: list[Entry], entry: Entry) -> None:
+    """What was hit is looked at first the next time."""
+    entries.remove(entry)
+    entries.insert(0, entry)
 
 
 @overload

@@ -114,8 +114,8 @@ def breakpoint_if(condition: Any) -> None:
 @contextlib.contextmanager
 def _unrecorded() -> Any:
     recorder = state.recorder
-    state.recorder = None
+    state.record_by(None)
     try:
         yield
     finally:
-        state.recorder = recorder
+        state.record_by(recorder)

@@ -91,6 +91,8 @@ def apply(
     if type(result) is not np.ndarray or result.dtype is not call.dtype:
         result = np.asarray(result, call.dtype)
     output: Tensor = _new(Tensor)
+    output._base = output._alias = output._grad_fn = None
+    output._requires_grad = False
     if call.is_view and _shares(result, arrays[0]):
         _become_view(output, inputs[0], op, params)
         if not result.flags.writeable and arrays[0].flags.writeable:

@@ -93,7 +93,7 @@ def _tried(call: LoopCall) -> tuple[Tree, Any]:
     What type a number takes, and what rows look like that are never made, only the body can tell.
     """
     before = state.grad_enabled, default_generator.get_state()
-    state.grad_enabled = False
+    state.set_grad(False)
     try:
         carry = call.init
         while True:
@@ -104,7 +104,7 @@ def _tried(call: LoopCall) -> tuple[Tree, Any]:
                 break
             carry = call.init.in_dtypes(dtypes)
     finally:
-        state.grad_enabled = before[0]
+        state.set_grad(before[0])
         default_generator.go_back(before[1])
     return call.init.in_dtypes(carry.dtypes), row.build(_no_rows(row.leaves))
 

@@ -83,11 +83,11 @@ def run(
     `.grad`. `keep`: saved values stay for another backward.
     """
     before = state.grad_enabled
-    state.grad_enabled = create_graph
+    state.set_grad(create_graph)
     try:
         return _run(roots, keep, targets, accumulate)
     finally:
-        state.grad_enabled = before
+        state.set_grad(before)
 
 
 def _run(
@@ -140,6 +140,9 @@ def _run_on_leaves(edge: Edge, cotangent: Tensor, keep: bool) -> bool:
     """
     node, number = edge
     assert node is not None
+    leaves = node.ends
+    if leaves is not None and _run_on_known(node, number, cotangent, keep, leaves):
+        return True
     ends = [end for end, _ in node.edges if end is not None]
     for end in ends:
         if type(end) is not AccumulateGrad:
@@ -157,6 +160,30 @@ def _run_on_leaves(edge: Edge, cotangent: Tensor, keep: bool) -> bool:
             arriving: list[Tensor | None] = [unmasked(output)]
             _before(following, arriving)
             _call(following, arriving)
+    return True
+
+
+def _run_on_known(
+    node: Node, number: int, cotangent: Tensor, keep: bool, leaves: Sequence[Tensor]
+) -> bool:
+    """Backward from a node to leaves that need no tape nodes of their own."""
+    for leaf in leaves:
+        if leaf._hooks is not None:
+            return False
+        if leaf._accumulator is not None and leaf._accumulator() is not None:
+            return False
+    if len(leaves) > 1 and len(set(map(id, leaves))) != len(leaves):
+        return False
+    grads: list[Tensor | None] = [None] * len(node.output_types)
+    grads[number] = unmasked(cotangent)
+    if node.tensor_hooks is not None or node.retained is not None or node.prehooks is not None:
+        _before(node, grads)
+    outputs = _call(node, grads)
+    if not keep:
+        node.release()
+    for leaf, output in zip(leaves, outputs, strict=True):
+        if output is not None:
+            accumulate_grad(leaf, unmasked(output))
     return True
 
 

@@ -37,12 +37,13 @@ class _Mode:
         self._set()
 
     def _set(self) -> None:
-        state.grad_enabled = self._grad_enabled
+        state.set_grad(self._grad_enabled)
         if self._inference is not None:
             state.inference = self._inference
 
     def __exit__(self, *exc: object) -> None:
-        state.grad_enabled, state.inference = self._before.pop()
+        enabled, state.inference = self._before.pop()
+        state.set_grad(enabled)
 
     def clone(self) -> _Mode:
         """A fresh context for another thread or another call."""
@@ -126,7 +127,7 @@ class set_grad_enabled(_Mode):  # noqa: N801
         self._set()
 
     def __call__(self, function: F) -> F:
-        state.grad_enabled = self._outer[0]
+        state.set_grad(self._outer[0])
         return super().__call__(function)
 
 

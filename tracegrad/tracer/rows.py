@@ -137,11 +137,11 @@ def _recording() -> Iterator[Recorder]:
         yield state.recorder
         return
     recorder = Recorder((), Survey(None), aliases=False, script=())
-    state.recorder = recorder
+    state.record_by(recorder)
     try:
         yield recorder
     finally:
-        state.recorder = None
+        state.record_by(None)
         recorder.close()
 
 
@@ -176,7 +176,8 @@ def _traced(
                 if recorder.was_written(x):
                     row.written[number] = recorder.node_of(x)
         finally:
-            state.grad_enabled, state.weak_numbers = before
+            state.set_grad(before[0])
+            state.weak_numbers = before[1]
             # The numbers of all rows are drawn once the function is known.
             default_generator.go_back(generator)
     return row

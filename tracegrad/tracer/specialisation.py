@@ -27,7 +27,8 @@ class Specialisation:
 
     guards    plain values and functions that have to be the same.
     same      pairs of ways that have to lead to one object, as they did.
-    pattern   which inputs share memory, where the function writes into inputs.
+    pattern   which inputs share memory, where the function writes into inputs: then
+              `watches_pattern`.
     aliases   views among the inputs are represented by their bases.
     announced changes of Python objects that a warning told of, of all specialisations together.
     """
@@ -52,10 +53,12 @@ class Specialisation:
         # Inputs whose strides are no whole number of elements, as of a field of records.
         self.odd: tuple[int, ...] = ()
         self.last_used = 0
+        # Hits since the last trace.
+        self.steady = 0
         self._guarded: set[tuple[type, AccessPath]] = set()
         self._captured: list[tuple[int, AccessPath, str, TensorKey | None, bool]] = []
         self._pattern: Hashable = None
-        self._watch_pattern = False
+        self.watches_pattern = False
         # Inputs are the arguments themselves, in their order, and nothing else has to be looked at.
         self._direct = False
 
@@ -72,6 +75,7 @@ class Specialisation:
 
         `supersedes`: loops are rolled in another way than before, so that paths that do not fit go.
         """
+        self.steady = 0
         inputs = recorder.inputs
         met = recorder.rolling is not None and recorder.rolling.met_loops
         self.tree.extend(trace, supersedes=met or supersedes)
@@ -108,13 +112,13 @@ class Specialisation:
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         repeated = len(set(map(id, tensors))) != len(tensors)
         if trace.writes_inputs or end.writes or end.grad_writes or end.flags or repeated:
-            self._watch_pattern = True
-        if self._watch_pattern:
+            self.watches_pattern = True
+        if self.watches_pattern:
             self._pattern = pattern([*leaves, *self.objects(recorder, leaves)])
         self._direct = (
             not self.guards
             and not self.same
-            and not self._watch_pattern
+            and not self.watches_pattern
             and self.tree.positions == list(range(len(leaves)))
         )
 
@@ -184,7 +188,7 @@ class Specialisation:
             ):
                 return None
             inputs[i] = value
-        if self._watch_pattern and pattern([*leaves, *inputs]) != self._pattern:
+        if self.watches_pattern and pattern([*leaves, *inputs]) != self._pattern:
             return None
         return inputs
 
@@ -195,7 +199,7 @@ class Specialisation:
         traced for several, but not add to it.
         """
         tensors = [x for x in inputs if isinstance(x, Tensor)]
-        return self._watch_pattern or len(set(map(id, tensors))) == len(tensors)
+        return self.watches_pattern or len(set(map(id, tensors))) == len(tensors)
 
     def difference(self, leaves: Sequence[Any]) -> list[str]:
         """What of the checks a call does not pass."""

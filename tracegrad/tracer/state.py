@@ -87,6 +87,9 @@ class Recorder(Protocol):
         """A hook was set, or a gradient is to be retained."""
 
 
+RECORDING = 2
+
+
 class State(threading.local):
     """The modes of one thread.
 
@@ -96,9 +99,12 @@ class State(threading.local):
     nothing.
     """
 
+    # Set by `set_grad` and `record_by`, so that `mode` says both: 0 and 1 without and with
+    # gradients, `RECORDING` while somebody records.
     grad_enabled: bool = True
-    inference: bool = False
     recorder: Recorder | None = None
+    mode: int = 1
+    inference: bool = False
     weak_numbers: bool = False
     # Bytes that the gradient of a loop may save, as the function that is compiled says.
     memory_budget: int | None = None
@@ -107,6 +113,17 @@ class State(threading.local):
         context = contextvars.Context()
         context.run(np.seterr, all="ignore")
         self.quietly: Callable[..., Any] = context.run
+
+    def set_grad(self, enabled: bool) -> None:
+        """Track gradients, or not."""
+        self.grad_enabled = enabled
+        if self.recorder is None:
+            self.mode = enabled
+
+    def record_by(self, recorder: Recorder | None) -> None:
+        """Let `recorder` be told of everything from now on."""
+        self.recorder = recorder
+        self.mode = self.grad_enabled if recorder is None else RECORDING
 
 
 state = State()

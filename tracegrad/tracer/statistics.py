@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 
-@dataclass
 class Statistics:
     """Counters of one compiled function.
 
@@ -14,12 +13,32 @@ class Statistics:
     traces        how often Python ran to record it.
     retraces      those among the traces that a new outcome of a condition caused.
     compilations  programs compiled for it; equal ones are shared with all other functions.
+
+    Calls that were taken natively are counted there; `settle` adds them here.
     """
 
-    calls: int = 0
-    hits: int = 0
-    traces: int = 0
-    retraces: int = 0
-    compilations: int = 0
-    trace_seconds: float = 0.0
-    compile_seconds: float = 0.0
+    def __init__(self, settle: Callable[[], None]) -> None:
+        self._settle = settle
+        self.counted_calls = 0
+        self.counted_hits = 0
+        self.traces = 0
+        self.retraces = 0
+        self.compilations = 0
+        self.trace_seconds = 0.0
+        self.compile_seconds = 0.0
+
+    @property
+    def calls(self) -> int:
+        self._settle()
+        return self.counted_calls
+
+    @property
+    def hits(self) -> int:
+        self._settle()
+        return self.counted_hits
+
+    def __repr__(self) -> str:
+        return (
+            f"Statistics(calls={self.calls}, hits={self.hits}, traces={self.traces}, "
+            f"retraces={self.retraces}, compilations={self.compilations})"
+        )

@@ -16,6 +16,7 @@ from tracegrad.tracer.location import Place
 from tracegrad.tracer.pullback import MASK, G, Pullback, X, Y, of_call
 from tracegrad.tracer.state import state
 from tracegrad.tracer.storage import Storage
+from tracegrad.tracer.tensor import attributes_of, become
 
 if TYPE_CHECKING:
     from tracegrad.tracer.hooks import Hooks
@@ -73,6 +74,11 @@ class Node:
     def name(self) -> str:
         """PyTorch's class name of this node."""
         return type(self).__name__
+
+    @property
+    def ends(self) -> Sequence[Tensor] | None:
+        """The leaves that this node leads to, where that is all and needs no nodes of theirs."""
+        return None
 
     @property
     def next_functions(self) -> tuple[Edge, ...]:
@@ -141,7 +147,7 @@ def with_mask(cotangent: Tensor, mask: Tensor) -> Tensor:
     same value to both of its branches, each under another mask.
     """
     masked: Tensor = object.__new__(type(cotangent))
-    masked.__dict__.update(cotangent.__dict__)
+    become(masked, attributes_of(cotangent))
     masked._mask = mask
     return masked
 

@@ -60,7 +60,8 @@ _NUMBERS: dict[str, type] = {"b": bool, "i": int, "f": float}
 class Tensor:
     """An n-dimensional array that remembers how it was computed.
 
-    Everything below is a class attribute first, so that making a tensor sets only what differs.
+    What every call looks at has a slot, at a fixed place for native code (`known_calls`). All else
+    is a class attribute first, so that making a tensor sets only what differs.
 
     _array          the memory, shared with NumPy and with views.
     _storage        what all tensors on that memory have in common.
@@ -80,14 +81,25 @@ class Tensor:
     copied.
     """
 
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_alias",
+        "_array",
+        "_base",
+        "_grad_fn",
+        "_requires_grad",
+        "_storage",
+    )
+
     _array: Array
     _storage: Storage
-    _base: Tensor | None = None
+    _base: Tensor | None
+    _alias: tuple[Tensor, tuple[Step, ...]] | None
+    _requires_grad: bool
+    _grad_fn: Node | None
     _steps: tuple[Step, ...] = ()
-    _alias: tuple[Tensor, tuple[Step, ...]] | None = None
     _no_grad_view: bool = False
-    _requires_grad: bool = False
-    _grad_fn: Node | None = None
     _view_version: int = 0
     _output_nr: int = 0
     _grad: Tensor | None = None
@@ -304,17 +316,41 @@ class Tensor:
 
     def _twin(self) -> Tensor:
         """Another tensor on the same memory, off the tape, with the same recorded value."""
-        twin: Tensor = object.__new__(Tensor)
-        twin._array = self._array
-        twin._storage = self._storage
+        twin = wrap(self._array, self._storage)
         twin._trace = self._trace
         twin._alias = (self, ())
         return twin
 
 
-def wrap(array: Array) -> Tensor:
-    """A new leaf on `array`, whose memory it shares."""
-    tensor: Tensor = object.__new__(Tensor)
+_new = object.__new__
+
+
+def wrap(array: Array, storage: Storage | None = None) -> Tensor:
+    """A new leaf on `array`, whose memory it shares; `storage` is that of the memory, if known."""
+    tensor: Tensor = _new(Tensor)
     tensor._array = array
-    tensor._storage = Storage()
+    tensor._base = tensor._alias = tensor._grad_fn = None
+    tensor._requires_grad = False
+    tensor._storage = Storage() if storage is None else storage
     return tensor
+
+
+def attributes_of(tensor: Tensor) -> dict[str, Any]:
+    """All that a tensor is, by name."""
+    found = dict(tensor.__dict__)
+    found.update((name, getattr(tensor, name)) for name in SLOTS)
+    return found
+
+
+def become(tensor: Tensor, attributes: dict[str, Any]) -> None:
+    """Make a tensor what `attributes_of` found."""
+    own = tensor.__dict__
+    own.clear()
+    for name, value in attributes.items():
+        if name in SLOTS:
+            setattr(tensor, name, value)
+        else:
+            own[name] = value
+
+
+SLOTS = frozenset(name for name in Tensor.__slots__ if not name.startswith("__"))

@@ -77,7 +77,7 @@ def record(
     starts_anew = False
     before = state.grad_enabled
     since = mark()
-    state.recorder = recorder
+    state.record_by(recorder)
     try:
         result = function(*args, **kwargs)
         if recorder.rolling is not None:
@@ -94,8 +94,8 @@ def record(
             message.print_now()
         raise
     finally:
-        state.recorder = None
-        state.grad_enabled = before
+        state.record_by(None)
+        state.set_grad(before)
         if recorder.rolling is not None:
             recorder.rolling.release()
         places.restore(everything=starts_anew)

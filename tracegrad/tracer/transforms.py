@@ -108,10 +108,10 @@ class _Tracked:
 
     def __enter__(self) -> None:
         self._before = state.grad_enabled
-        state.grad_enabled = True
+        state.set_grad(True)
 
     def __exit__(self, *exc: object) -> None:
-        state.grad_enabled = self._before
+        state.set_grad(self._before)
 
 
 def _gradients(

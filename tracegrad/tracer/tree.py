@@ -66,6 +66,11 @@ class Occurrence:
         self.program: Program | None = None
         self.hits = 0
 
+    @property
+    def output_count(self) -> int:
+        """How many values its program computes, those for backward included."""
+        return 0 if self.program is None else self.program.forward.output_count
+
     def export(self, position: int, carries: bool) -> int:
         """The number of the node at `position` among the exports."""
         node = self.segment.builder.nodes[position]
@@ -88,6 +93,7 @@ class Path:
     refs           where each computed result is, by number among the exports of its segment.
     output_refs    the values that may get a cotangent: differentiable results, then writes.
     output_number  of each result, its number among those; `write_number` of each write.
+    has_more       whether a call does more than compute tensors.
     twins          results that share memory: (result, an earlier one), or -1 - earlier for the same
                    memory in another tensor.
     """
@@ -133,25 +139,34 @@ class Path:
                 types.append(self._type(tree, write.ref))
             self.computed += 1
         self.output_types = tuple(types)
+        self.has_more = self._has_more()
         self.plain = self._plain()
         self.twins = [(i, r.twin) for i, r in enumerate(end.results) if r.twin is not None]
 
     def outcomes(self) -> list[Hashable]:
         """The outcome of each condition on the way."""
-        return [
-            next(key for key, child in parent.edges.items() if child is following)
-            for parent, following in itertools.pairwise(self.occurrences)
-        ]
+        return [outcome_of(a, b) for a, b in itertools.pairwise(self.occurrences)]
+
+    def _has_more(self) -> bool:
+        """Whether a call does more than compute tensors."""
+        end = self.end
+        if self.has_effects or end.stores or end.gradients:
+            return True
+        return any(
+            result.kind != "value"
+            or result.weak
+            or result.copied
+            or result.freed
+            or result.leaf
+            or result.twin is not None
+            or ref[0] < 0
+            for result, ref in zip(end.results, self.refs, strict=True)
+        )
 
     def _plain(self) -> list[Ref] | None:
         """Where the results are, of a path that only computes tensors off the tape."""
-        end = self.end
-        if self.differentiable or self.has_effects or end.stores or end.gradients:
+        if self.differentiable or self.has_more:
             return None
-        for result, ref in zip(end.results, self.refs, strict=True):
-            special = result.weak or result.copied or result.freed or result.leaf
-            if result.kind != "value" or special or result.twin is not None or ref[0] < 0:
-                return None
         return [(where + 1, number) for where, number in self.refs]
 
     def _resolve(self, ref: Ref) -> Ref:
@@ -161,6 +176,11 @@ class Path:
         if ref[0] < 0:
             return tree.inputs[ref[1]].type
         return self.occurrences[ref[0]].segment.builder.nodes[ref[1]].type
+
+
+def outcome_of(parent: Occurrence, following: Occurrence) -> Hashable:
+    """The outcome with which a path goes on to a segment."""
+    return next(key for key, child in parent.edges.items() if child is following)
 
 
 def _is_same(known: Occurrence, segment: Segment) -> bool:
@@ -354,26 +374,67 @@ class Tree:
 
 
 class Run:
-    """One call of the compiled code: the values of each segment, and the path that it took."""
+    """One call of the compiled code: the values of each segment, and the way that it took.
 
-    __slots__ = ("arguments", "values")
+    values     those of the inputs, then the outputs of each segment.
+    steps      the segments, each with the program that ran.
+    outcomes   of the guards between them.
+    """
+
+    __slots__ = ("arguments", "outcomes", "steps", "values")
 
     def __init__(self, inputs: list[Any]) -> None:
-        # values[-1 + 1] are the inputs, values[d + 1] the outputs of the segment number d.
         self.values: list[list[Any]] = [inputs]
         self.arguments: list[list[Any]] = []
+        self.steps: list[tuple[Occurrence, Program | None]] = []
+        self.outcomes: list[Hashable] = []
 
     def value(self, ref: Ref) -> Any:
         """The value at a resolved reference."""
         return self.values[ref[0] + 1][ref[1]]
 
+    def add(
+        self,
+        occurrence: Occurrence,
+        program: Program | None,
+        arguments: list[Any],
+        outputs: list[Any],
+    ) -> None:
+        """One more segment has run."""
+        self.steps.append((occurrence, program))
+        self.arguments.append(arguments)
+        self.values.append(outputs)
+
+    def ran(self, occurrence: Occurrence, outputs: list[Any]) -> None:
+        """A segment has run natively."""
+        values = self.values
+        arguments = [values[where + 1][number] for where, number in occurrence.sources]
+        self.add(occurrence, occurrence.program, arguments, outputs)
+
+    def take_over(self, before: Run, root: Occurrence) -> None:
+        """Start with what another run of the same call has computed already, as far as its way and
+        its programs are those of now.
+        """
+        occurrence: Occurrence | None = root
+        for i, (known, program) in enumerate(before.steps):
+            same = known is occurrence and known.program is program
+            if not same or (program is None and known.exports):
+                break
+            if i:
+                self.outcomes.append(before.outcomes[i - 1])
+            self.add(known, program, before.arguments[i], before.values[i + 1])
+            occurrence = known.edges.get(before.outcomes[i])
+
 
 class UnknownOutcomeError(Exception):
-    """A guard had an outcome that no trace has seen. `outcomes`: those up to here."""
+    """A guard had an outcome that no trace has seen. `outcomes`: those up to here. `run`: what was
+    computed up to there.
+    """
 
-    def __init__(self, taken: list[Hashable], occurrence: Occurrence) -> None:
+    def __init__(self, run: Run, occurrence: Occurrence) -> None:
         super().__init__("a new outcome")
-        self.outcomes = taken
+        self.run = run
+        self.outcomes = run.outcomes
         self._occurrence = occurrence
 
     @property
@@ -386,35 +447,51 @@ class UnknownOutcomeError(Exception):
         return f"{guard.kind}() at {guard.loc}: {' or '.join(known[:3])} -> {new}"
 
 
-def run(tree: Tree, inputs: list[Any]) -> tuple[Path, Run]:
-    """Run the compiled code. UnknownOutcomeError where it goes a way that was not traced."""
-    occurrence = tree.root
-    assert occurrence is not None
+def run(tree: Tree, inputs: list[Any], before: Run | None = None) -> tuple[Path, Run]:
+    """Run the compiled code. UnknownOutcomeError where it goes a way that was not traced.
+
+    `before`: a run of the same call that came to such a place; it goes on there.
+    """
+    root = tree.root
+    assert root is not None
     state = Run(inputs)
+    if before is not None:
+        state.take_over(before, root)
+    if not state.steps:
+        execute(tree, root, state)
+    return go_on(tree, state)
+
+
+def go_on(tree: Tree, state: Run) -> tuple[Path, Run]:
+    """Run the segments that come after those which have run."""
     values = state.values
-    taken: list[Hashable] = []
     while True:
-        occurrence.hits += 1
-        arguments = [values[where + 1][number] for where, number in occurrence.sources]
-        state.arguments.append(arguments)
-        if occurrence.exports:
-            program = occurrence.program or tree.program_of(occurrence)
-            values.append(program.forward(arguments))
-            if occurrence.flags:
-                _check(occurrence, values[-1], arguments)
-        else:
-            values.append([])
+        occurrence = state.steps[-1][0]
+        if occurrence.flags:
+            _check(occurrence, values[-1], state.arguments[-1])
         if occurrence.guard is None:
             return tree.paths[occurrence], state
         guard = occurrence.segment.guard
         assert guard is not None
         where, number = occurrence.guard
         outcome = outcomes.of_value(guard.kind, values[where + 1][number])
-        taken.append(outcome)
+        state.outcomes.append(outcome)
         following = occurrence.edges.get(outcome)
         if following is None:
-            raise UnknownOutcomeError(taken, occurrence)
-        occurrence = following
+            raise UnknownOutcomeError(state, occurrence)
+        execute(tree, following, state)
+
+
+def execute(tree: Tree, occurrence: Occurrence, state: Run) -> None:
+    """Run one segment."""
+    occurrence.hits += 1
+    values = state.values
+    arguments = [values[where + 1][number] for where, number in occurrence.sources]
+    if occurrence.exports:
+        program = occurrence.program or tree.program_of(occurrence)
+        state.add(occurrence, program, arguments, program.forward(arguments))
+    else:
+        state.add(occurrence, None, arguments, [])
 
 
 def _check(occurrence: Occurrence, values: list[Any], arguments: list[Any]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.tracer.tensor import Tensor
+from tracegrad.tracer.tensor import Tensor, attributes_of, become
 
 
 class UndoLog:
@@ -19,7 +19,7 @@ class UndoLog:
     def keep(self, tensor: Tensor) -> None:
         """Remember the attributes of `tensor`: its tape node, `.grad`, `requires_grad`."""
         if id(tensor) not in self._attributes:
-            self._attributes[id(tensor)] = tensor, dict(tensor.__dict__)
+            self._attributes[id(tensor)] = tensor, attributes_of(tensor)
             if tensor._base is not None:
                 self.keep(tensor._base)
 
@@ -34,7 +34,7 @@ class UndoLog:
     def before(self, tensor: Tensor) -> dict[str, Any]:
         """The attributes that `tensor` had; those it has now if it was never touched."""
         kept = self._attributes.get(id(tensor))
-        return kept[1] if kept is not None else tensor.__dict__
+        return kept[1] if kept is not None else attributes_of(tensor)
 
     def revert(self) -> None:
         """Put everything back."""
@@ -43,5 +43,4 @@ class UndoLog:
             storage = root._storage
             storage.version, storage.written_by, storage.written_at = marks
         for tensor, attributes in self._attributes.values():
-            tensor.__dict__.clear()
-            tensor.__dict__.update(attributes)
+            become(tensor, attributes)

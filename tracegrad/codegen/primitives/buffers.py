@@ -22,12 +22,17 @@ from tracegrad.codegen.primitives import half
 intrinsic: Any = extending.intrinsic
 
 __all__ = [
+    "call_address",
     "call_kernel",
     "load",
     "load_output",
+    "read_byte",
+    "read_double",
+    "read_float",
     "read_word",
     "real",
     "store",
+    "store_real",
     "store_word",
     "word",
     "pointer_f16",
@@ -132,6 +137,37 @@ def read_word(typing: Any, address: Any, index: Any) -> Any:
 
 
 @intrinsic
+def read_byte(typing: Any, address: Any) -> Any:
+    """Load the byte at an address, as an integer."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        byte = builder.load(builder.inttoptr(arguments[0], ir.IntType(8).as_pointer()))
+        return builder.zext(byte, _I64)
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def read_double(typing: Any, address: Any) -> Any:
+    """Load the float64 at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load(builder.inttoptr(arguments[0], ir.DoubleType().as_pointer()))
+
+    return types.float64(types.int64), generate
+
+
+@intrinsic
+def read_float(typing: Any, address: Any) -> Any:
+    """Load the float32 at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load(builder.inttoptr(arguments[0], ir.FloatType().as_pointer()))
+
+    return types.float32(types.int64), generate
+
+
+@intrinsic
 def store_word(typing: Any, address: Any, index: Any, value: Any) -> Any:
     """Store an int64 at position `index` of the words at `address` (the interpreter's own use)."""
 
@@ -141,6 +177,18 @@ def store_word(typing: Any, address: Any, index: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
+def store_real(typing: Any, address: Any, value: Any) -> Any:
+    """Store a float32 or a float64 at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = arguments[1].type
+        builder.store(arguments[1], builder.inttoptr(arguments[0], kind.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, value), generate
 
 
 def _prefer_wide_vectors(builder: Any) -> None:
@@ -299,3 +347,15 @@ def call_kernel(typing: Any, address: Any, pointers: Any, table: Any, start: Any
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 5), generate
+
+
+@intrinsic
+def call_address(typing: Any, address: Any, values: Any) -> Any:
+    """Call the C function at `address` with a tuple of words; the word that it returns."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        words = [builder.extract_value(arguments[1], i) for i in range(len(values))]
+        kind = ir.FunctionType(_I64, [_I64] * len(words))
+        return builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), words)
+
+    return types.int64(types.int64, values), generate
