@@ -13,10 +13,14 @@ NUMBERS = ("k", "m", "1", "2", "n", "o.n")
 
 
 class Generator:
-    """Writes one function of a tensor `x` with five elements and a number `n`."""
+    """Writes one function of a tensor `x` with five elements and a number `n`.
 
-    def __init__(self, seed: int) -> None:
+    `lists`: it appends to lists, and more of its loops run a known number of times.
+    """
+
+    def __init__(self, seed: int, lists: bool = False) -> None:
         self.random = random.Random(seed)
+        self.lists = lists
         self.lines: list[str] = []
         self.indent = 1
         self.loops = 0
@@ -27,12 +31,17 @@ class Generator:
         """The text of the function `f`."""
         self.line("k = 0; m = 1; a = x; b = x * 2; c = x + 1; d = {'p': x * 0.5}")
         self.line("h = [x * 0.3, 7]; w = x * 1; o = Space(t=x * 0.7, n=2)")
+        if self.lists:
+            self.line("p = []; q = [x * 0.1]; o.r = []")
         self.block(0, 2, False)
         self.loops = 0
-        self.line("for z in range(n):")
+        self.line(f"for z in range({'11' if self.lists else 'n'}):")
         self.inside(1, self.random.randint(1, 4), "z")
         self.block(0, 2, False)
-        self.line("return a, b, c, d['p'], o.t, h[0], w, k, m, o.n")
+        results = "a, b, c, d['p'], o.t, h[0], w, k, m, o.n"
+        if self.lists:
+            results += ", *p[-12:], *q[::7], tg.stack([x, *p]), sum(q), len(q), tg.cat([x, *o.r])"
+        self.line(f"return {results}")
         return "def f(x, n):\n" + "\n".join(self.lines) + "\n"
 
     def line(self, text: str) -> None:
@@ -91,6 +100,9 @@ class Generator:
 
     def statement(self, depth: int, in_loop: bool) -> None:
         choice = self.random.choice
+        if self.lists and self.random.random() < 0.3:
+            self.line(self.list_statement())
+            return
         kind = self.random.random()
         if kind < 0.3:
             self.line(f"{self.tensor()} = {self.tensor_expression()}")
@@ -103,8 +115,10 @@ class Generator:
         elif kind < 0.57:
             place, source = choice(("1", "k % 4", "m % 4")), choice(("0", "2", "n % 4"))
             self.line(f"w[{place}] = w[{source}] * 0.5 + 0.1")
-        elif kind < 0.6:
+        elif kind < 0.58:
             self.line("a = a + w")
+        elif kind < 0.6:
+            self.line("b = b + 0.1 * tg.rand(5, dtype=tg.float64)")
         elif kind < 0.75 and depth < 3:
             self.line(f"if {self.condition()}:")
             self.inside(depth + 1, self.random.randint(1, 2))
@@ -118,6 +132,30 @@ class Generator:
         else:
             self.line("m += 1")
 
+    def list_statement(self) -> str:
+        name = self.random.choice(("p", "q", "q", "o.r"))
+        kind = self.random.random()
+        if kind < 0.35:
+            return f"{name}.append({self.tensor_expression()})"
+        if kind < 0.5:
+            return f"{name}.append({self.tensor()})"
+        if kind < 0.6:
+            return f"{name} += [{self.tensor_expression()}, {self.tensor_expression()}]"
+        if kind < 0.8:
+            return f"{self.tensor()} = q[{self.random.choice(('-1', '-1', '0'))}] * 0.9 + 0.01"
+        if kind < 0.85:
+            return f"{name}.append(w)"
+        return self.random.choice(
+            (
+                "b = b + tg.stack(q).mean(0) * 0.1",
+                f"k = k + len({name})",
+                f"a = a * 0.9 if {name} else a + 0.1",
+                "p = []",
+                f"c = c + sum({name}, x) * 0.01",
+                "q.append(p[0]) if p else None",
+            )
+        )
+
     def loop(self, depth: int) -> None:
         choice = self.random.choice
         self.loops += 1
@@ -125,6 +163,8 @@ class Generator:
         name = f"i{self.names}"
         if self.random.random() < 0.6:
             bounds = choice(("n", "9", "n + 1", "k % 5", "1, n", "n, 0, -1"))
+            if self.lists and self.random.random() < 0.6:
+                bounds = choice(("8", "12", "3", "2, 20, 2"))
             self.line(f"for {name} in range({bounds}):")
         else:
             more = choice(("", f" and {self.tensor()}.sum() < 50"))
@@ -141,9 +181,9 @@ class Generator:
             self.indent -= 1
 
 
-def program(seed: int) -> tuple[types.FunctionType, str]:
+def program(seed: int, lists: bool = False) -> tuple[types.FunctionType, str]:
     """A function, and its text."""
-    source = Generator(seed).source()
+    source = Generator(seed, lists).source()
     name = f"<program {seed}>"
     linecache.cache[name] = len(source), None, source.splitlines(True), name
     names = {"tg": tg, "Space": types.SimpleNamespace, "__name__": "random_program"}

@@ -34,7 +34,7 @@ def add_in_place(graph: Graph, *, inside: bool) -> Graph:
     """`graph` with sums of arrays made in place where that saves work.
 
     `inside`: the graph is the body of a loop or branch. Elsewhere only sums that loops and branches
-    make are looked at: an array more or less costs little there.
+    make, and pads side by side, are looked at: an array more or less costs little there.
     """
     return _Sums(graph, inside).rewritten()
 
@@ -133,7 +133,7 @@ class _Sums:
     def _side_by_side(self, leaves: list[Node]) -> list[Node]:
         """The terms, with pads that fill all of the sum between them as one."""
         pads = [x for x in leaves if x.op.name == "pad" and self.uses[x] == 1]
-        if not self.inside or len(pads) < 2:
+        if len(pads) < 2:
             return leaves
         parts = in_a_row(pads)
         if parts is None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tracegrad.ir.graph import Builder, Node, scalar_value
+from tracegrad.ir.joining import join_rows
 from tracegrad.ir.op import OPS, evaluate
 from tracegrad.ir.reading_back import changes_nothing
 from tracegrad.ir.types import DType
@@ -240,6 +241,7 @@ CANONICAL: tuple[NodeRule, ...] = (
     move_uniform,
     move_nothing,
     changes_nothing,
+    join_rows,
     cast_once,
     reduce_nothing,
     divide_by_power_of_two,

@@ -21,6 +21,7 @@ from tracegrad.ir.comparisons import fold_bounds
 from tracegrad.ir.control_passes import has_control, reduce_control, reduce_stacks
 from tracegrad.ir.graph import Builder, Graph, Node
 from tracegrad.ir.hoisting import hoist_products
+from tracegrad.ir.joining import join_rows
 from tracegrad.ir.merging import merge_control
 from tracegrad.ir.ops.control import graphs_of, with_graphs
 from tracegrad.ir.ordering import read_before_update
@@ -99,6 +100,11 @@ def forget_stores(graph: Graph) -> Graph:
     return rewrite(graph, apply)
 
 
+def join(graph: Graph) -> Graph:
+    """What was taken apart and is put together again: see `tracegrad.ir.joining`."""
+    return rewrite(graph, join_rows)
+
+
 def fold_constants(graph: Graph) -> Graph:
     """Compute what depends on constants alone, where the result is small."""
     return rewrite(graph, fold)
@@ -157,6 +163,7 @@ _OUTSIDE: tuple[Pass, ...] = (Pass("simplify", *_BOUNDS),)
 # What differentiation finds easier than what a user writes, and no more: composites keep their own
 # gradients, and every formula stays as it was written.
 _BEFORE_DIFFERENTIATION: tuple[Pass, ...] = (
+    Pass("prepare", "join rows", join),
     Pass("prepare", "fold constants", fold_constants),
     Pass("prepare", "algebra of integers and flags", simplify_discrete),
     Pass("prepare", "stores and casts that change nothing", forget_stores),

@@ -19,18 +19,23 @@ def _signed(value: int) -> int:
 
 
 class Generator:
-    """A stream of random numbers."""
+    """A stream of random numbers.
+
+    chosen  how often its state was chosen, as it is by a seed.
+    """
 
     def __init__(self, seed: int | None = None) -> None:
         self._lock = threading.Lock()
         self.seed = _signed(secrets.randbits(64) if seed is None else seed)
         self.offset = 0
+        self.chosen = 0
 
     def manual_seed(self, seed: int) -> Generator:
         """Start the stream of `seed` from its beginning."""
         with self._lock:
             self.seed = _signed(seed)
             self.offset = 0
+            self.chosen += 1
         return self
 
     def initial_seed(self) -> int:
@@ -51,6 +56,12 @@ class Generator:
 
     def set_state(self, state: tuple[int, int]) -> None:
         """Go to a seed and offset that `get_state` gave."""
+        with self._lock:
+            self.seed, self.offset = state
+            self.chosen += 1
+
+    def go_back(self, state: tuple[int, int]) -> None:
+        """Go to a state that `get_state` gave, of which no program is to know."""
         with self._lock:
             self.seed, self.offset = state
 

@@ -80,7 +80,7 @@ class BodyDraws:
         where the loop begins.
         """
         offset = default_generator.get_state()[1]
-        default_generator.set_state(self._start)
+        default_generator.go_back(self._start)
         if not self._inputs:
             return 0, []
         each = offset - self._start[1]

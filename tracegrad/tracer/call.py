@@ -185,7 +185,10 @@ def commit(
         target._grad = gradient if grad_write.same_as is None else inputs[grad_write.same_as]
     for flag in end.flags:
         inputs[flag.input]._requires_grad = flag.value
-    if end.draws:
-        default_generator.advance(end.draws)
-    if end.generator is not None:
-        default_generator.set_state(end.generator)
+    drawn = end.drawn
+    if drawn.chosen is not None:
+        default_generator.set_state(drawn.chosen)
+    if drawn.count:
+        default_generator.advance(drawn.count)
+    if path.drawn_ref is not None:
+        default_generator.advance(int(run.value(path.drawn_ref)))

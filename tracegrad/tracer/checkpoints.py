@@ -49,7 +49,7 @@ class Checkpoint:
         self.outcomes = len(recorder.outcomes)
         self.inputs = len(recorder.inputs)
         self.registrations = len(recorder.registrations)
-        self.drawn = recorder.draws.mark()
+        self.seed = recorder.draws.mark()
         self.answered: dict[Hashable, Hashable] = dict(scope.answered)
         self.required = set(scope.required)
         self.grad_written = frozenset(recorder.grad_written)

@@ -448,7 +448,7 @@ class CompiledFunction(Inspection):
                     disabled[failure.key] = failure.reason
                     # The outcomes are those of another way to trace the function.
                     script = ()
-                    found.loops.note(failure.place, failure.reason)
+                    found.loops.note(failure.place, failure.reason, failure.for_good)
                     if failure.for_good:
                         found.loops.unrolled[failure.key] = failure.reason
         self._forget_entries(found)

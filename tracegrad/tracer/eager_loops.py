@@ -105,7 +105,7 @@ def _tried(call: LoopCall) -> tuple[Tree, Any]:
             carry = call.init.in_dtypes(dtypes)
     finally:
         state.set_grad(before[0])
-        default_generator.set_state(before[1])
+        default_generator.go_back(before[1])
     return call.init.in_dtypes(carry.dtypes), row.build(_no_rows(row.leaves))
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tracegrad.ir.families import fill
 from tracegrad.ir.graph import Builder, Graph, Node, reachable
 from tracegrad.ir.op import OPS
 from tracegrad.ir.ops.control import FLAG, INDEX, cond, item
@@ -15,14 +16,17 @@ from tracegrad.ir.types import TensorType, bool_, int64
 from tracegrad.tracer.bounds import Requirement, any_outside, remember
 from tracegrad.tracer.loop_paths import Check, Junction, LoopRef, Path, remember_exits
 
+if TYPE_CHECKING:
+    from tracegrad.tracer.loop_rows import Growth
+
 
 @dataclass
 class Body:
     """The graph of a loop's body.
 
     Its inputs are the position, what is carried, then `condition` (if `starts_open`), the code and
-    the fault where there are such, then the `outer` values. Its outputs are whether to go on, and
-    the same carried values.
+    the fault where there are such, then the `outer` values. Its outputs are whether to go on, the
+    same carried values, and what is appended to each list.
 
     goes_on    the outcome of the condition at the site with which every path begins; None if there
                are both, or none.
@@ -113,7 +117,9 @@ class _Assembly:
         carries: Sequence[TensorType],
         outer_types: dict[tuple[int, int], TensorType],
         first: int,
+        growths: Sequence[Growth],
     ) -> None:
+        self.growths = growths
         self.roots = roots
         self.carries = carries
         self.outer_types = outer_types
@@ -253,14 +259,28 @@ class _Assembly:
         if self.carries_condition:
             assert following is not None
             carried.append(following)
-        return self._close(scope, go, carried, 0, fault)
+        return [*self._close(scope, go, carried, 0, fault), *self._rows(scope, path)]
+
+    def _rows(self, scope: _Scope, path: Path) -> list[Node]:
+        """What is appended to each list, as one tensor."""
+        nodes = iter([scope.node(ref) for ref in path.rows])
+        rows = []
+        for growth in self.growths:
+            parts = [next(nodes) for _ in range(growth.count)]
+            row = parts[0]
+            if growth.count > 1:
+                row = scope.builder.append(OPS["stack"], parts, {"axis": 0})
+            rows.append(row)
+        return rows
 
     def _exit(self, scope: _Scope, code: int, fault: LoopRef) -> list[Node]:
         """The iteration is not done: all is as it was at its start."""
         carried = [scope.node(("carry", i)) for i in range(len(self.carries))]
         if self.carries_condition:
             carried.append(scope.node(("condition",)))
-        return self._close(scope, scope.builder.constant(np.False_), carried, code, fault)
+        made = self._close(scope, scope.builder.constant(np.False_), carried, code, fault)
+        with scope.builder:
+            return [*made, *(fill(0, growth.row) for growth in self.growths)]
 
     def _close(
         self, scope: _Scope, go: Node, carried: list[Node], code: int, fault: LoopRef
@@ -312,6 +332,9 @@ def assemble(
     carries: Sequence[TensorType],
     outer_types: dict[tuple[int, int], TensorType],
     first: int = 0,
+    growths: Sequence[Growth] = (),
 ) -> Body:
-    """The body of a loop that carries values of these types and begins at position `first`."""
-    return _Assembly(roots, carries, outer_types, first).body()
+    """The body of a loop that carries values of these types, begins at position `first` and appends
+    to lists.
+    """
+    return _Assembly(roots, carries, outer_types, first, growths).body()

@@ -15,7 +15,8 @@ from tracegrad.tracer.inputs import storage_of
 from tracegrad.tracer.loop_bodies import Body, assemble
 from tracegrad.tracer.loop_paths import joined
 from tracegrad.tracer.loop_records import Anchor, KnownCarry, LoopRecord, renamed
-from tracegrad.tracer.loop_state import Way, put
+from tracegrad.tracer.loop_rows import split
+from tracegrad.tracer.loop_state import LAST, Way
 from tracegrad.tracer.loop_trials import PATIENCE, LoopVisit
 from tracegrad.tracer.loop_visits import (
     Carry,
@@ -77,7 +78,8 @@ class ClosingVisit(LoopVisit):
         roots = joined(site.paths)
         assert roots is not None
         types = {place: value.type for place, value in site.outer.items()}
-        body = assemble(roots, [carry.type for carry in carries], types, self.first(start))
+        carry_types = [carry.type for carry in carries]
+        body = assemble(roots, carry_types, types, self.first(start), site.growths)
         consts = []
         for place in body.outer:
             tensor = recorder.holder(site.outer[place])
@@ -103,8 +105,8 @@ class ClosingVisit(LoopVisit):
             "carries": carried,
             "slices": 0,
             "frames": 0,
-            "stacked": 0,
-            "length": None,
+            "stacked": len(site.growths),
+            "length": self.trips(start) if site.growths else None,
             "saves": (),
             "reverse": False,
         }
@@ -112,7 +114,9 @@ class ClosingVisit(LoopVisit):
         graph, operands = control_graph(while_loop, inputs, params)
         values = results_of(graph, [x._array for x in operands])
         results = apply_control(while_loop, inputs, params, values=values)
-        count, results = results[0], results[1:]
+        self.count = results[0]
+        stacks = results[1 + carried :]
+        results = results[1 : 1 + carried]
         if body.checks:
             require_none(
                 results.pop(),
@@ -122,11 +126,12 @@ class ClosingVisit(LoopVisit):
         code = results.pop() if body.exits else None
         self._settle(carries, results)
         self.rolling.note(site, body)
-        self.count = count
         self.last_condition = results[len(carries)] if body.carries_condition else None
-        if code is None:
-            return 0
-        return int(recorder.ask(code, "exit", int(code._array)))
+        taken = 0 if code is None else int(recorder.ask(code, "exit", int(code._array)))
+        site.is_incomplete = bool(site.growths) and taken != 0
+        if not taken:
+            self._grow(stacks, results)
+        return taken
 
     def first(self, start: Visit) -> int:
         """The number of the iteration that the loop begins with."""
@@ -139,7 +144,7 @@ class ClosingVisit(LoopVisit):
     def _init(self, carry: Carry, start: Visit) -> Tensor:
         """What a loop carries into its first iteration."""
         if carry.memory is None:
-            value = start.state.values[carry.ways[0]]
+            value = start.state.at(carry.ways[0])
             tensor = as_tensor(value)
             if tensor._array.dtype != carry.type.dtype.numpy:
                 tensor = cast(tensor, carry.type.dtype)
@@ -161,6 +166,9 @@ class ClosingVisit(LoopVisit):
         changes: dict[Way, Any] = {}
         start = self.site.start
         assert start is not None
+        for growth in self.site.growths:
+            items, length = start.state.lists[growth.way]
+            list.__delitem__(items, slice(length, None))
         for carry, result in zip(carries, results, strict=False):
             if carry.memory is None:
                 result._weak = carry.weak
@@ -177,7 +185,46 @@ class ClosingVisit(LoopVisit):
                 root._grad_fn = result._grad_fn
                 root._output_nr = result._output_nr
                 root._requires_grad = result._requires_grad
-        put(self.frames, changes)
+        self.change(changes)
+
+    def _grow(self, stacks: Sequence[Tensor], results: Sequence[Tensor]) -> None:
+        """Python finds in its lists what all iterations have appended."""
+        site, start = self.site, self.site.start
+        assert start is not None
+        split_stacks = map(split, site.growths, stacks)
+        # What is appended first in each iteration, then what is appended next, ...
+        columns = [
+            rows[i :: growth.count]
+            for growth, rows in zip(site.growths, split_stacks, strict=True)
+            for i in range(growth.count)
+        ]
+        # Elsewhere they would be on the memory of others.
+        alone = [row for column in columns for row in column]
+        alone += [results[i] for path in site.paths for i in path.shared]
+        self.rolling.appended.update((id(x._storage), site) for x in alone)
+        changes: dict[Way, Any] = {}
+        for i, twin in enumerate(site.paths[0].twins):
+            if twin is None:
+                continue
+            kind, number = twin
+            if kind == "row":
+                columns[i] = columns[number]
+                continue
+            ways = site.carries[number].ways
+            if kind == "end":
+                changes.update(dict.fromkeys(ways, columns[i][-1]))
+            elif isinstance(first := start.state.at(ways[0]), Tensor):
+                columns[i] = [first, *columns[i][1:]]
+        self.change(changes)
+        at = 0
+        for growth in site.growths:
+            items, length = start.state.lists[growth.way]
+            if length:
+                last = start.state.at((*growth.way, LAST))
+                list.__setitem__(items, length - 1, last)
+            mine = columns[at : at + growth.count]
+            at += growth.count
+            list.extend(items, [row for each in zip(*mine, strict=True) for row in each])
 
     def keep_record(self, start: Visit) -> bool:
         """Let other traces know the loop; whether they did already, as it is."""
@@ -192,7 +239,9 @@ class ClosingVisit(LoopVisit):
         if len(found) < len(origins):
             return False
         known = rolling.known.records.get(start.key)
-        new = LoopRecord(tuple(carries), tuple(site.paths), found, start.position)
+        new = LoopRecord(
+            tuple(carries), tuple(site.paths), found, start.position, tuple(site.growths)
+        )
         rolling.known.records[start.key] = new
         return known is not None and len(known.paths) == len(site.paths) and self.is_known
 
@@ -220,17 +269,22 @@ class ClosingVisit(LoopVisit):
         site, recorder = self.site, self.recorder
         if record.position != now.position:
             raise MismatchError
+        if record.growths and self.trips(now) is None:
+            raise MismatchError
+        if any(growth.way not in now.state.lists for growth in record.growths):
+            raise MismatchError
         carries = []
         for carry in record.carries:
             memory = None
             if carry.anchor is not None:
                 memory = self._memory_at(carry.anchor, now)
             for way in carry.ways:
-                if way not in now.state.values:
+                value = now.state.at(way)
+                if value is None:
                     raise MismatchError
-                type, weak = type_of(now.state.values[way])
+                type, weak = type_of(value)
                 fits = (type, weak) == (carry.type, carry.weak)
-                number = not isinstance(now.state.values[way], Tensor)
+                number = not isinstance(value, Tensor)
                 if not fits and not (number and not carry.type.shape and not carry.weak):
                     raise MismatchError
             carries.append(Carry(carry.ways, carry.type, carry.weak, memory, carry.anchor))
@@ -244,6 +298,7 @@ class ClosingVisit(LoopVisit):
             names[place] = value.ref
             outer[value.ref] = value
         site.carries = carries
+        site.growths = list(record.growths)
         site.paths = renamed(record.paths, names)
         site.outer = outer
 

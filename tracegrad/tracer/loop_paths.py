@@ -86,12 +86,17 @@ class Path:
     outcome   of the condition at the site, with which it begins; None for a loop that counts.
     results   what is carried on to the next iteration.
     following the condition at the site after it.
+    rows      what is appended to lists, with its `twins`, and numbers of carried values that are on
+              the same memory as that: see `loop_rows`.
     """
 
     outcome: bool | None
     pieces: list[Piece]
     results: list[LoopRef] = field(default_factory=list)
     following: LoopRef | None = None
+    rows: list[LoopRef] = field(default_factory=list)
+    twins: tuple[tuple[str, int] | None, ...] = ()
+    shared: frozenset[int] = frozenset()
 
 
 _exits: WeakKeyDictionary[Graph, int] = WeakKeyDictionary()

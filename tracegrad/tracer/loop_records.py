@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from types import CodeType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tracegrad.ir.types import TensorType
 from tracegrad.tracer.loop_paths import LoopRef, Path
 from tracegrad.tracer.loop_state import Way
+
+if TYPE_CHECKING:
+    from tracegrad.tracer.loop_rows import Growth
 
 SiteKey = tuple[CodeType, int]
 
@@ -37,12 +40,15 @@ class KnownCarry:
 
 @dataclass(frozen=True)
 class LoopRecord:
-    """One loop: what it carries, the paths through its body, what it needs from before."""
+    """One loop: what it carries, the paths through its body, what it needs from before, the lists
+    that it appends to.
+    """
 
     carries: tuple[KnownCarry, ...]
     paths: tuple[Path, ...]
     origins: dict[tuple[int, int], Origin]
     position: int
+    growths: tuple[Growth, ...] = ()
 
 
 @dataclass
@@ -57,10 +63,12 @@ class KnownLoops:
     unrolled: dict[SiteKey, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
 
-    def note(self, place: str, reason: str | None) -> None:
-        """A loop was rolled, or was not for some `reason`."""
+    def note(self, place: str, reason: str | None, for_good: bool = False) -> None:
+        """A loop was rolled, or was not for some `reason`: `for_good`, if it was thought to be."""
         if reason is None:
             self.notes[place] = "rolled"
+        elif for_good:
+            self.notes[place] = f"not rolled: {reason}"
         else:
             self.notes.setdefault(place, f"not rolled: {reason}")
 
@@ -94,5 +102,6 @@ def renamed(paths: Sequence[Path], names: dict[tuple[int, int], tuple[int, int]]
             for piece in path.pieces
         ]
         following = None if path.following is None else new(path.following)
-        found.append(Path(path.outcome, pieces, list(map(new, path.results)), following))
+        results, rows = list(map(new, path.results)), list(map(new, path.rows))
+        found.append(Path(path.outcome, pieces, results, following, rows, path.twins, path.shared))
     return found

@@ -16,11 +16,18 @@ from typing import Any
 import numpy as np
 
 from tracegrad.tracer.captures import is_constant_code
+from tracegrad.tracer.growing import Growing
 from tracegrad.tracer.structure import is_dataclass_instance
 from tracegrad.tracer.tensor import Tensor
 
 Way = tuple[Any, ...]
 """From a variable to a value: number of the frame, name, then ("item", key) and ("attr", name)."""
+
+DRAWS: Way = (-1, "the state of random numbers")
+"""The way to the offset of the default generator."""
+
+LAST = ("item", -1)
+"""The last step of the way to the last item of a list."""
 
 _MOST = 10_000
 _PLAIN = (bool, str, bytes, complex, type(None), np.generic)
@@ -36,14 +43,22 @@ class State:
     numbers, tensors   the values that may change, by the way to them.
     rest               everything else, in a form in which equal means unchanged.
     kept               objects whose identity is part of `rest`.
+    lists              each list and its length.
     """
 
     def __init__(self) -> None:
         self.values: dict[Way, Any] = {}
         self.rest: dict[Way, Any] = {}
         self.kept: list[Any] = []
+        self.lists: dict[Way, tuple[list[Any], int]] = {}
         # The first way to each object that can change; to a tensor there may be several.
         self.first: dict[int, Way] = {}
+
+    def at(self, way: Way) -> Any:
+        """The tensor or number at a way; None if there is none."""
+        if way[-1] == LAST and way[:-1] in self.lists:
+            way = (*way[:-1], ("item", self.lists[way[:-1]][1] - 1))
+        return self.values.get(way)
 
     def add(self, way: Way, value: Any) -> None:
         """Take apart what is found at `way`. UnsuitableError for what hides a state of its own."""
@@ -73,8 +88,12 @@ class State:
         inside: Iterator[tuple[Any, Any]] | None = None
         keys: tuple[Any, ...] = ()
         if isinstance(value, list | tuple | deque):
-            inside = ((("item", i), item) for i, item in enumerate(value))
-            keys = (len(value),)
+            items = list.copy(value) if isinstance(value, list) else value
+            inside = ((("item", i), item) for i, item in enumerate(items))
+            keys = (len(items),)
+            if kind is list or kind is Growing:
+                kind = list
+                self.lists[way] = value, len(items)  # type: ignore[assignment]
         elif isinstance(value, dict):
             inside = ((("item", key), item) for key, item in dict.items(value))
             keys = tuple(value)
@@ -167,7 +186,7 @@ def _replaced(value: Any, steps: Way, item: Any) -> Any:
     if kind == "attr":
         old = attributes_of(value).get(key) if not isinstance(value, Tensor) else value._grad
     else:
-        old = value[key]
+        old = list.__getitem__(value, key) if isinstance(value, list) else value[key]
     new = _replaced(old, rest, item)
     if new is old:
         return value
@@ -185,6 +204,8 @@ def _replaced(value: Any, steps: Way, item: Any) -> Any:
         return made._make(items) if hasattr(made, "_make") else made(items)
     if isinstance(value, dict):
         dict.__setitem__(value, key, new)
+    elif isinstance(value, list):
+        list.__setitem__(value, key, new)
     else:
         value[key] = new
     return value

@@ -14,7 +14,15 @@ from tracegrad.tracer.checkpoints import Content
 from tracegrad.tracer.inputs import storage_of
 from tracegrad.tracer.liveness import analysed
 from tracegrad.tracer.loop_paths import LoopRef, Path, Recorded, hidden_in
-from tracegrad.tracer.loop_state import State, UnsuitableError, Way, put
+from tracegrad.tracer.loop_rows import (
+    appended,
+    growths_between,
+    shared_with,
+    source_of,
+    twins_of,
+    with_last_items,
+)
+from tracegrad.tracer.loop_state import DRAWS, LAST, State, UnsuitableError, Way, put
 from tracegrad.tracer.loop_visits import (
     Carry,
     MismatchError,
@@ -24,6 +32,7 @@ from tracegrad.tracer.loop_visits import (
     as_tensor,
     carries_between,
     compare,
+    grown_between,
     joined_type,
     name_of,
     same,
@@ -50,6 +59,7 @@ class LoopVisit:
 
     def look(self) -> Visit | None:
         """The state now; None if the site is to be left alone."""
+        self.site.release()
         names = []
         for frame in self.frames:
             code = analysed(frame.f_code)
@@ -100,6 +110,13 @@ class LoopVisit:
             return None
         try:
             carries = carries_between(site.carries, site.start, before, now)
+            site.growths = growths_between(before, now)
+            if site.growths and self.trips(site.start) is None:
+                name = name_of(site.growths[0].way)
+                raise MismatchError(
+                    f"{name} grows, and how many iterations there are is not known before"
+                )
+            carries = with_last_items(carries, site.growths, site.start, now)
         except MismatchError as error:
             self.fail(str(error))
             site.start = site.previous = now
@@ -125,7 +142,7 @@ class LoopVisit:
                 fresh.append(None)
                 sources.append(None)
             else:
-                source = visit.state.values[carry.ways[0]]
+                source = visit.state.at(carry.ways[0])
                 tensor, value = self._carry_tensor(source)
                 tensor._weak = carry.weak
                 fresh.append(tensor)
@@ -135,7 +152,7 @@ class LoopVisit:
         position = self.carry_position(visit)
         if position is not None:
             refs[position.ref] = ("position",)
-        put(self.frames, changes)
+        self.change(changes)
         segment = recorder.segments[-1]
         # Nodes are told by their places in the iteration, which has all constants of its own then.
         segment.builder.start_anew()
@@ -152,6 +169,24 @@ class LoopVisit:
             len(recorder.outcomes),
             replace(self.rolling.counts),
         )
+        carried = {way for carry in carries for way in carry.ways}
+        for growth in self.site.growths:
+            items, length = visit.state.lists[growth.way]
+            known = start.state.lists[growth.way][1]
+            way = (*growth.way, LAST)
+            last = visit.state.at(way) if way in carried else None
+            self.site.claim(recorder, items, known, length, last, name_of(growth.way))
+
+    def trips(self, start: Visit) -> int | None:
+        """How many iterations there will be; None if that is not known."""
+        return None
+
+    def change(self, changes: dict[Way, Any]) -> None:
+        """Put other values where the ways lead."""
+        offset = changes.pop(DRAWS, None)
+        if offset is not None:
+            self.recorder.draws.go_on_from(offset)
+        put(self.frames, changes)
 
     def carry_position(self, visit: Visit) -> Value | None:
         """The number of the iteration, of a loop that has one."""
@@ -188,8 +223,12 @@ class LoopVisit:
             if id(x.memory.storage) not in memories
             and id(x.memory.storage) in start.checkpoint.contents
         ]
-        if more or more_memory:
+        grown = grown_between(trial.visit.state, now.state)
+        wanted_growth = {growth.way: growth.count for growth in site.growths}
+        if more or more_memory or grown.keys() - wanted_growth:
             raise WidenError
+        if grown != wanted_growth:
+            raise MismatchError("it does not append equally much in each iteration")
         self._check_sharing(trial)
         recorder = self.recorder
         results = []
@@ -197,14 +236,21 @@ class LoopVisit:
             if carry.memory is not None:
                 results.append(start.checkpoint.contents[carry.memory].memory.value)
                 continue
-            values = [now.state.values[way] for way in carry.ways]
+            values = [now.state.at(way) for way in carry.ways]
             if any(not same(values[0], x) for x in values):
                 raise MismatchError(f"{name_of(carry.ways[0])} and {name_of(carry.ways[1])} part")
             tensor = as_tensor(values[0])
-            type, weak = joined_type(carry.ways[0], start.state.values[carry.ways[0]], values[0])
+            type, weak = joined_type(carry.ways[0], start.state.at(carry.ways[0]), values[0])
             if (type, weak) != (carry.type, carry.weak):
                 raise MismatchError(f"{name_of(carry.ways[0])} changes its type")
             results.append(recorder.value_of(tensor))
+        rows = appended(site.growths, trial, now)
+        row_values = [recorder.value_of(row) for row in rows]
+        for row in rows:
+            memory = id(source_of(row))
+            before = memory in start.checkpoint.contents or memory in self.rolling.copies
+            if before or not recorder.memories[memory].created:
+                raise MismatchError("it appends what was there before the loop")
         following = None if now.condition is None else recorder.value_of(now.condition)
         recorded = Recorded(
             recorder.segments, trial.segment, trial.position, start.checkpoint, trial.refs
@@ -218,7 +264,12 @@ class LoopVisit:
                 raise MismatchError(f"its body asks for {piece.kind}() of a tensor")
         path = Path(trial.outcome, pieces)
         path.results = [recorded.ref(value) for value in results if value is not None]
-        wanted = list(path.results)
+        path.rows = [recorded.ref(value) for value in row_values]
+        path.twins = twins_of(rows, trial, now)
+        path.shared = shared_with(rows, trial, now)
+        if site.paths and site.paths[0].twins != path.twins:
+            raise MismatchError("it appends other variables in other iterations")
+        wanted = [*path.results, *path.rows]
         if following is not None:
             path.following = recorded.ref(following)
             wanted.append(path.following)

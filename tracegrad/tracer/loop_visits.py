@@ -15,7 +15,7 @@ from tracegrad.tracer.dispatch import constant
 from tracegrad.tracer.inputs import storage_of
 from tracegrad.tracer.loop_paths import LoopRef
 from tracegrad.tracer.loop_records import Anchor
-from tracegrad.tracer.loop_state import State, Way, state_of
+from tracegrad.tracer.loop_state import DRAWS, State, Way, state_of
 from tracegrad.tracer.rolling import Counts
 from tracegrad.tracer.tensor import Tensor
 
@@ -62,6 +62,8 @@ class Visit:
     ) -> None:
         self.places = [(frame.f_code, frame.f_lasti) for frame in frames[1:]]
         self.state = state_of(frames, names)
+        # What a loop draws moves the generator, which is carried as a variable is.
+        self.state.values[DRAWS] = recorder.draws.offset
         self.kept, self.hidden = hidden(self.state)
         self.checkpoint = Checkpoint(recorder)
         self.condition: Tensor | None = None
@@ -98,17 +100,39 @@ class Trial:
         return self.segment, self.position
 
 
+def grown_between(a: State, b: State) -> dict[Way, int]:
+    """The lists that are longer in `b`, and by how many items."""
+    found = {}
+    for way, (items, length) in a.lists.items():
+        now = b.lists.get(way)
+        if now is not None and now[0] is items and now[1] > length:
+            found[way] = now[1] - length
+    return found
+
+
 def compare(before: Visit, now: Visit) -> tuple[list[Way], list[Content]]:
-    """The variables and the memories that differ. MismatchError where they cannot."""
+    """The variables and the memories that differ, but for what was appended to lists. MismatchError
+    where they cannot.
+    """
     if before.places != now.places:
         raise MismatchError("it is asked for at different places")
     if before.hidden != now.hidden:
         raise MismatchError("it changes objects that its variables do not lead to")
     a, b = before.state, now.state
-    if a.rest != b.rest or a.values.keys() != b.values.keys():
+    rest, ways = b.rest, set(b.values)
+    grown = grown_between(a, b)
+    if grown:
+        rest = rest | {way: a.rest[way] for way in grown}
+        ends = {way: b.lists[way][1] for way in grown}
+        new = {
+            (*way, ("item", i)) for way, end in ends.items() for i in range(end - grown[way], end)
+        }
+        if new <= ways:
+            ways -= new
+    if a.rest != rest or a.values.keys() != ways:
         raise MismatchError(f"{_difference(a, b)} changes in a way that a loop cannot carry")
-    if before.checkpoint.drawn != now.checkpoint.drawn:
-        raise MismatchError("it draws random numbers")
+    if before.checkpoint.seed != now.checkpoint.seed:
+        raise MismatchError("it chooses the seed of random numbers")
     if before.checkpoint.registrations != now.checkpoint.registrations:
         raise MismatchError("it registers hooks")
     changed = [way for way, x in a.values.items() if not same(x, b.values[way])]
@@ -119,7 +143,9 @@ def compare(before: Visit, now: Visit) -> tuple[list[Way], list[Content]]:
 
 def carries_between(known: Sequence[Carry], start: Visit, before: Visit, now: Visit) -> list[Carry]:
     """What a loop that began at `start` carries, if `before` and `now` are its last visits."""
-    ways: dict[Way, None] = dict.fromkeys(way for carry in known for way in carry.ways)
+    ways: dict[Way, None] = dict.fromkeys(
+        way for carry in known for way in carry.ways if way in now.state.values
+    )
     memories = {x.memory for x in known if x.memory is not None}
     for a, b in ((start, now), (before, now)):
         changed, written = compare(a, b)
@@ -130,6 +156,8 @@ def carries_between(known: Sequence[Carry], start: Visit, before: Visit, now: Vi
                 memories.add(key)
     groups: dict[int, list[Way]] = {}
     for way in ways:
+        if way not in start.state.values:
+            raise MismatchError(f"{name_of(way)} changes, which it has appended itself")
         value = now.state.values[way]
         groups.setdefault(id(value) if isinstance(value, Tensor) else id(way), []).append(way)
     carries = []

@@ -191,7 +191,13 @@ def _effects(
 ) -> bool:
     """What a call changes, as `call.commit` does it; whether native code can do it all."""
     end = path.end
-    if end.stores or end.gradients or end.flags or end.generator is not None:
+    if (
+        end.stores
+        or end.gradients
+        or end.flags
+        or end.drawn.chosen is not None
+        or path.drawn_ref is not None
+    ):
         return False
     for write, ref in zip(end.writes, path.write_refs, strict=True):
         # A result that is an input is written before anybody sees it.
@@ -224,8 +230,8 @@ def _effects(
             stack.tensor(at(grad_ref))
         stack.set("_grad")
         stack.pop()
-    if end.draws:
-        stack.push(native.CALL, partial(default_generator.advance, end.draws))
+    if end.drawn.count:
+        stack.push(native.CALL, partial(default_generator.advance, end.drawn.count))
         stack.pop()
     return True
 

@@ -256,6 +256,11 @@ class CountVisit(ClosingVisit):
         """The number of the iteration that the loop begins with."""
         return start.position
 
+    def trips(self, start: Visit) -> int | None:
+        """As many as there are items left, if a constant range has them."""
+        limit = self.counter.limit
+        return limit - start.position if isinstance(limit, int) else None
+
     def bounds(self, start: Visit, body: Body) -> tuple[Tensor, Tensor]:
         """As many iterations as there are items left."""
         limit = self.counter.limit

@@ -11,12 +11,9 @@ from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from tracegrad.ir.dependence import dependence
 from tracegrad.ir.graph import Builder, Graph, Literal, Node, inline, reachable
 from tracegrad.ir.op import CONSTANT, OPS, Op, _NonDifferentiable
-from tracegrad.ir.types import TensorType
 from tracegrad.runtime.random import default_generator
 from tracegrad.tracer import access, outcomes
 from tracegrad.tracer.access import Path
@@ -47,7 +44,6 @@ from tracegrad.tracer.scopes import (
     written_outside,
 )
 from tracegrad.tracer.state import state
-from tracegrad.tracer.tensor import wrap
 from tracegrad.tracer.undo import UndoLog
 from tracegrad.tracer.views import freeze, memory_root, replay, write_back
 
@@ -85,7 +81,7 @@ class Recorder(InputTable):
         self.guards: list[CaptureGuard] = []
         self.writes_inputs = False
         self.grad_written: dict[int, Tensor] = {}
-        self.draws = Draws()
+        self.draws = Draws(self)
         self.registrations: list[Registration] = []
         self.messages: list[Message] = []
         self.runs_again = False
@@ -97,6 +93,8 @@ class Recorder(InputTable):
         self._grad_read: set[int] = set()
         # What the tape keeps, by memory. In the IR a value stays what it was when it was saved.
         self._saved: dict[int, list[weakref.ref[Saved]]] = {}
+        if any(item.kind in ("seed", "offset") for item in known):
+            self.draws.enter()
 
     @property
     def segments(self) -> list[Segment]:
@@ -710,19 +708,8 @@ class Recorder(InputTable):
                 raise drawn_inside(self.scope)
             self._bind_new(output, self.scope.draw(op, inputs, params, output))
             return
-        ahead = self.draws.take(inputs[0], inputs[1], output)
-        if ahead is None:
-            # The function chose the seed itself: the numbers are the same at each call.
-            nodes = [self._emit_constant(Literal(x._array)) for x in inputs]
-        else:
-            nodes = [
-                self._use(self._generator_value(kind, tensor))
-                for kind, tensor in zip(("seed", "offset"), inputs, strict=True)
-            ]
-            if ahead:
-                step = self._emit_constant(Literal(np.asarray(ahead, np.int64)))
-                nodes[1] = self._append(OPS["add"], [nodes[1], step], {})
-        node = self._append(op, nodes, params)
+        counters = self.draws.take(inputs[0], inputs[1], output)
+        node = self._append(op, [self.node_of(x) for x in counters], params)
         self._bind_new(output, self._value(node, False))
 
     def counters(self) -> tuple[Tensor, Tensor]:
@@ -731,37 +718,19 @@ class Recorder(InputTable):
             if self.scope.counters is None:
                 raise drawn_inside(self.scope)
             return self.scope.counters()
-        ahead = self.draws.ahead()
-        seed, offset = [
-            wrap(np.asarray(number, np.int64)) for number in default_generator.get_state()
-        ]
-        if ahead is None:
-            self._bind_new(seed, self._constant(Literal(seed._array)))
-            self._bind_new(offset, self._constant(Literal(offset._array)))
-            return seed, offset
-        nodes = [
-            self._use(self._generator_value(kind, tensor))
-            for kind, tensor in (("seed", seed), ("offset", offset))
-        ]
-        if ahead:
-            step = self._emit_constant(Literal(np.asarray(ahead, np.int64)))
-            nodes[1] = self._append(OPS["add"], [nodes[1], step], {})
-        for tensor, node in zip((seed, offset), nodes, strict=True):
-            self._bind_new(tensor, self._value(node, False))
-        return seed, offset
+        return self.draws.counters()
 
     def drawn(self, count: int) -> None:
         """A loop drew `count` random numbers."""
-        default_generator.advance(count)
-        if not self.in_body:
-            self.draws.catch_up()
+        if self.in_body:
+            default_generator.advance(count)
+        else:
+            self.draws.skip(count)
 
-    def _generator_value(self, kind: str, tensor: Tensor) -> Value:
+    def enter_generator(self, kind: str, tensor: Tensor) -> None:
+        """Make the "seed" or "offset" that the generator has when the call begins an input."""
         path = access.of_generator(kind)
-        number = self._by_path.get(path)
-        if number is None:
-            number = len(self.inputs)
-            type = TensorType(tensor.dtype, ())
-            self.inputs.append(TraceInput(path, kind, tensor, type, kind, False))
-            self._by_path[path] = number
-        return Value(-1, number, None, self.inputs[number].type, False, self.outermost)
+        number = self._by_path.setdefault(path, len(self.inputs))
+        item = TraceInput(path, kind, tensor, tensor._type, kind, False)
+        self.inputs[number : number + 1] = [item]
+        self._bind_new(tensor, Value(-1, number, None, item.type, False, self.outermost))

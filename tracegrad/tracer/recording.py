@@ -165,6 +165,17 @@ class Flag:
     value: bool
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """How a path leaves the default generator: first at the state that it chose itself, if it did;
+    then `count` numbers further, and as many as the value at `ref` says.
+    """
+
+    count: int = 0
+    ref: Ref | None = None
+    chosen: tuple[int, int] | None = None
+
+
 @dataclass(eq=False)
 class End:
     """How a path ends: what is returned and what is written.
@@ -181,8 +192,7 @@ class End:
     flags: tuple[Flag, ...]
     stores: tuple[Store | Message, ...] = ()
     gradients: tuple[tuple[int, int], ...] = ()
-    draws: int = 0
-    generator: tuple[int, int] | None = None
+    drawn: Drawn = Drawn()
     runs_again: bool = False
 
     @property
@@ -197,6 +207,8 @@ class End:
         found = [(r.ref, r.differentiable) for r in self.results if r.kind == "value"]
         found += [(w.ref, w.differentiable) for w in self.writes]
         found += [(g.ref, False) for g in self.grad_writes if g.ref is not None]
+        if self.drawn.ref is not None:
+            found.append((self.drawn.ref, False))
         return found
 
 

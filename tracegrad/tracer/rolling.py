@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from tracegrad.ir.graph import Loc
 from tracegrad.log import log
 from tracegrad.tracer.checkpoints import Checkpoint, roll_back
+from tracegrad.tracer.growing import Watch, begin, end
 from tracegrad.tracer.inputs import Memory, StartAnew
 from tracegrad.tracer.liveness import analysed
 from tracegrad.tracer.location import user_frame
@@ -31,6 +32,7 @@ from tracegrad.tracer.tensor import Tensor
 
 if TYPE_CHECKING:
     from tracegrad.tracer.loop_bodies import Body
+    from tracegrad.tracer.loop_rows import Growth
     from tracegrad.tracer.loop_visits import Carry, Trial, Visit
     from tracegrad.tracer.ranges import Counter
     from tracegrad.tracer.recorder import Recorder
@@ -65,15 +67,53 @@ class Site:
         self.paths: list[Path] = []
         # Values from before the loop that its body uses, by their place.
         self.outer: dict[tuple[int, int], Value] = {}
+        # The lists that it appends to, claims on them with their last items, and whether they lack
+        # what a loop node appends.
+        self.growths: list[Growth] = []
+        self.claims: list[tuple[Watch, Any]] = []
+        self.is_incomplete = False
         self.failures = 0
         self.refusal: str | None = None
 
     def reset(self) -> None:
         """The loop was left, or has to be looked at anew."""
+        self.release()
+        if self.is_incomplete:
+            self.is_incomplete = False
+            reason = "it appends to a list, and was left before its end in an iteration of its own"
+            raise RollFailedError(self, reason, True)
+        self.growths = []
         self.start = self.previous = self.trial = None
         self.carries = []
         self.paths = []
         self.outer = {}
+
+    def claim(
+        self, recorder: Recorder, items: list[Any], before: int, length: int, last: Any, name: str
+    ) -> None:
+        """Let nobody ask for what a list holds while an iteration that appends to it is recorded.
+
+        `last`: the item at its end, if the loop carries that.
+        """
+
+        def refuse() -> None:
+            rolling = recorder.rolling
+            if rolling is None or not rolling.is_inside(self):
+                self.reset()
+                return
+            raise RollFailedError(self, f"its body looks at {name}, which it appends to", True)
+
+        watch = Watch(items, recorder, refuse, before, length, last is not None)
+        begin(watch)
+        self.claims.append((watch, last))
+
+    def release(self) -> None:
+        """The lists may be looked at again."""
+        for watch, last in self.claims:
+            end(watch)
+            if last is not None:
+                list.__setitem__(watch.items, watch.length - 1, last)
+        self.claims = []
 
 
 @dataclass
@@ -115,15 +155,29 @@ class Rolling:
         self._dropped: dict[int, Site] = {}
         # Copies in place of views, by the identity of their storage.
         self.copies: dict[int, Site] = {}
+        # What loops have appended to lists, and what was on the same memory, in the same way.
+        self.appended: dict[int, Site] = {}
         # Identities are compared, so what has one stays alive.
         self.kept: list[Any] = []
 
+    def finish(self) -> None:
+        """The function has come to its end. RollFailedError if a list lacks items."""
+        for site in list(self.sites.values()):
+            site.reset()
+
+    def release(self) -> None:
+        """All lists may be looked at again."""
+        for site in self.sites.values():
+            site.release()
+
     def close(self) -> None:
         """Forget all frames and tensors."""
+        self.release()
         self.sites.clear()
         self.leaders.clear()
         self.ranges.clear()
         self.copies.clear()
+        self.appended.clear()
         self._dropped.clear()
         self.kept.clear()
 
@@ -206,6 +260,10 @@ class Rolling:
         site = self.copies.get(id(memory.storage))
         if site is not None:
             raise RollFailedError(site, "it changes rows of a tensor in place", True)
+        site = self.appended.get(id(memory.storage))
+        if site is not None:
+            reason = "a tensor that it appends to a list is changed in place afterwards"
+            raise RollFailedError(site, reason, True)
         if memory.root is None:
             return
         for each in self.sites.values():
@@ -264,7 +322,8 @@ class Rolling:
         """A loop was rolled."""
         self.known.note(site.place, None)
         carries = tuple(carry.key for carry in site.carries)
-        self.counts.loops += (hash((site.key, carries, body.graph.key)),)
+        key = site.key, carries, body.graph.key, tuple(site.growths)
+        self.counts.loops += (hash(key),)
         log("trace", lambda: f"the loop at {site.place} is one node")
 
     def number(self) -> int:

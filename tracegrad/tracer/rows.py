@@ -179,7 +179,7 @@ def _traced(
             state.set_grad(before[0])
             state.weak_numbers = before[1]
             # The numbers of all rows are drawn once the function is known.
-            default_generator.set_state(generator)
+            default_generator.go_back(generator)
     return row
 
 

@@ -137,7 +137,9 @@ def contents(value: Any, names: frozenset[str]) -> Any:
 
     Of classes, functions and modules only the attributes `names`.
     """
-    if isinstance(value, list | deque):
+    if isinstance(value, list):
+        return list.copy(value)
+    if isinstance(value, deque):
         return list(value)
     if isinstance(value, dict):
         return dict(dict.items(value))

@@ -80,9 +80,11 @@ def record(
     state.record_by(recorder)
     try:
         result = function(*args, **kwargs)
+        if recorder.rolling is not None:
+            recorder.rolling.finish()
         end = _end(recorder, result, [tensor for _, tensor in stand_ins], places, since)
         survey.forget(places.overwritten)
-        end.draws, end.generator = recorder.draws.end()
+        end.drawn = recorder.draws.end()
     except StartAnew:
         # The function will run once more for this call.
         starts_anew = True
@@ -94,6 +96,8 @@ def record(
     finally:
         state.record_by(None)
         state.set_grad(before)
+        if recorder.rolling is not None:
+            recorder.rolling.release()
         places.restore(everything=starts_anew)
         recorder.undo.revert()
         late_hooks.take_back(recorder, since)

@@ -13,7 +13,7 @@ from tracegrad.ir.graph import Builder, Graph, Node
 from tracegrad.ir.types import TensorType
 from tracegrad.tracer import bounds, outcomes
 from tracegrad.tracer.program import Program, program_for
-from tracegrad.tracer.recording import End, Ref, Result, Segment, Trace, TraceInput
+from tracegrad.tracer.recording import Drawn, End, Ref, Result, Segment, Trace, TraceInput
 from tracegrad.tracer.signature import Layout
 from tracegrad.tracer.statistics import Statistics
 from tracegrad.tracer.structure import builder_of
@@ -108,9 +108,10 @@ class Path:
         self.build = builder_of(end.structure)
         self.refs = [self._resolve(r.ref) if r.kind == "value" else r.ref for r in end.results]
         self.write_refs = [self._resolve(w.ref) for w in end.writes]
+        self.drawn_ref = None if end.drawn.ref is None else self._resolve(end.drawn.ref)
         self.grad_refs = [None if g.ref is None else self._resolve(g.ref) for g in end.grad_writes]
-        self.has_effects = bool(end.writes or end.grad_writes or end.flags or end.draws)
-        self.has_effects |= end.generator is not None
+        self.has_effects = bool(end.writes or end.grad_writes or end.flags)
+        self.has_effects |= end.drawn != Drawn()
         self.written = {w.input for w in end.writes}
         self.differentiable_inputs = [
             i for i, item in enumerate(tree.inputs) if item.differentiable

@@ -51,9 +51,18 @@ def _stack(*xs: Node, axis: int) -> Node:
     return concatenate(*(reshape(x, shape=shape) for x in xs), axis=axis)
 
 
+def _stack_vjp(i: int, g: Node, y: Node, *xs: Node, axis: int) -> Node:
+    # Said here, since the expansion as a whole would be differentiated once for each input.
+    starts = tuple(i if k == axis else 0 for k in range(g.ndim))
+    limits = tuple(i + 1 if k == axis else n for k, n in enumerate(g.shape))
+    part = slice_(g, starts=starts, limits=limits, strides=(1,) * g.ndim)
+    return reshape(part, shape=xs[i].shape)
+
+
 stack = composite(
     "stack",
     expand=_stack,
+    vjp=_stack_vjp,
     evaluate=lambda *xs, axis: np.stack(xs, axis),
     arity=None,
     samples=[
