@@ -37,10 +37,10 @@ class Body:
     checks: list[Requirement] = field(default_factory=list)
 
 
-class _Scope:
+class BodyScope:
     """A graph being made: the body, or a branch of it."""
 
-    def __init__(self, assembly: _Assembly, outer: _Scope | None, name: str) -> None:
+    def __init__(self, assembly: Assembly, outer: BodyScope | None, name: str) -> None:
         self.assembly = assembly
         self.outer = outer
         self.builder = Builder(name)
@@ -96,8 +96,8 @@ class _Scope:
                 work.pop()
         return self.known[ref]
 
-    def _holder(self, ref: LoopRef) -> _Scope | None:
-        scope: _Scope | None = self
+    def _holder(self, ref: LoopRef) -> BodyScope | None:
+        scope: BodyScope | None = self
         while scope is not None and ref not in scope.known:
             scope = scope.outer
         return scope
@@ -106,7 +106,106 @@ class _Scope:
         return ref in self.known or self.has(ref)
 
 
-class _Assembly:
+class Assembly:
+    """One graph of the paths in a tree, with a `cond` where they part. How a path ends is for the
+    subclasses to say.
+
+    path  the junctions that lead to what is being emitted.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.path: list[Junction] = []
+        self.top = BodyScope(self, None, name)
+
+    def import_outer(self, ref: LoopRef) -> None:
+        """Make a value from before the body an input of it."""
+        raise NotImplementedError
+
+    def end(self, scope: BodyScope, path: Path, fault: LoopRef) -> list[Node]:
+        """The outputs where a path ends."""
+        raise NotImplementedError
+
+    def missing(self, scope: BodyScope, fault: LoopRef) -> list[Node]:
+        """The outputs where no path is known."""
+        raise NotImplementedError
+
+    def step(self, ref: LoopRef) -> Any:
+        """The operation that computes a value."""
+        return self.path[ref[1]].piece.steps[ref[2]]
+
+    def emit(self, scope: BodyScope, junction: Junction, fault: LoopRef) -> list[Node]:
+        """The outputs of the body from a junction on."""
+        self.path.append(junction)
+        piece = junction.piece
+        number = len(self.path) - 1
+        for place, step in enumerate(piece.steps):
+            if not step.op.pure:
+                scope.node(("node", number, place))
+        if piece.checks:
+            fault = self.check(scope, piece.checks, fault)
+        if junction.end is not None:
+            made = self.end(scope, junction.end, fault)
+        elif None in junction.ways:
+            made = self.emit(scope, junction.ways[None], fault)
+        else:
+            assert piece.asked is not None
+            made = self.branches(scope, piece.asked, junction.ways, fault, junction)
+        self.path.pop()
+        return made
+
+    def check(self, scope: BodyScope, checks: Sequence[Check], fault: LoopRef) -> LoopRef:
+        """What says that something is wrong, after these requirements too."""
+        flags = [scope.node(fault)]
+        for check in checks:
+            value = scope.node(check.value)
+            flags.append(scope.node(check.flag))
+            scope.requirements.append(Requirement(0, value, check.limits, check.place))
+        with scope.builder:
+            node = any_outside(flags)
+        new = "fault", fault[1] + 1
+        scope.known[new] = node
+        return new
+
+    def branches(
+        self,
+        scope: BodyScope,
+        asked: LoopRef,
+        ways: dict[Any, Junction],
+        fault: LoopRef,
+        junction: Junction | None,
+    ) -> list[Node]:
+        """Both ways on from a condition."""
+        index = scope.node(asked)
+        if index.dtype is bool_:
+            with scope.builder:
+                index = OPS["cast"](index, dtype=int64)
+        scopes = []
+        outputs = []
+        for outcome in range(2 if junction is None else junction.piece.choices):
+            branch = BodyScope(self, scope, f"way{outcome}")
+            with branch.builder:
+                if outcome in ways:
+                    made = self.emit(branch, ways[outcome], fault)
+                else:
+                    made = self.missing(branch, fault)
+            scopes.append(branch)
+            outputs.append(made)
+        refs = list(dict.fromkeys(ref for branch in scopes for ref in branch.taken))
+        operands = [scope.take(ref) for ref in refs]
+        graphs = []
+        for branch, made in zip(scopes, outputs, strict=True):
+            inputs = [
+                branch.taken.get(ref) or branch.builder.input(node.type)
+                for ref, node in zip(refs, operands, strict=True)
+            ]
+            graphs.append(finished(branch, made, inputs))
+            scope.requirements.extend(branch.requirements)
+        with scope.builder:
+            node = cond(index, *operands, branches=tuple(graphs))
+            return [item(node, index=i) for i in range(len(outputs[0]))]
+
+
+class _LoopAssembly(Assembly):
     def __init__(
         self,
         roots: dict[bool | None, Junction],
@@ -114,13 +213,12 @@ class _Assembly:
         outer_types: dict[tuple[int, int], TensorType],
         first: int,
     ) -> None:
+        super().__init__("body")
         self.roots = roots
         self.carries = carries
         self.outer_types = outer_types
         self.outer: list[tuple[int, int]] = []
         self.exits = 0
-        self.path: list[Junction] = []
-        self.top = _Scope(self, None, "body")
         self.has_code = any(_has_exit(root) for root in roots.values())
         self.has_fault = any(_has_check(root) for root in roots.values())
         outcomes = [x for x in roots if x is not None]
@@ -145,20 +243,16 @@ class _Assembly:
         self.outer.append(place)
         self.top.known[ref] = self.top.builder.input(self.outer_types[place])
 
-    def step(self, ref: LoopRef) -> Any:
-        """The operation that computes a value."""
-        return self.path[ref[1]].piece.steps[ref[2]]
-
     # ------------------------------------------------------------------- assembling
 
     def body(self) -> Body:
         top = self.top
         if self.carries_condition:
-            made = self._branches(top, ("condition",), self.roots, ("fault", 0), None)
+            made = self.branches(top, ("condition",), self.roots, ("fault", 0), None)
         else:
             (root,) = self.roots.values()
-            made = self._emit(top, root, ("fault", 0))
-        graph = _finished(top, made, top.builder.inputs)
+            made = self.emit(top, root, ("fault", 0))
+        graph = finished(top, made, top.builder.inputs)
         remember_exits(graph, self.exits)
         return Body(
             graph,
@@ -169,78 +263,7 @@ class _Assembly:
             _all_requirements(top),
         )
 
-    def _emit(self, scope: _Scope, junction: Junction, fault: LoopRef) -> list[Node]:
-        """The outputs of the body from a junction on."""
-        self.path.append(junction)
-        piece = junction.piece
-        number = len(self.path) - 1
-        for place, step in enumerate(piece.steps):
-            if not step.op.pure:
-                scope.node(("node", number, place))
-        if piece.checks:
-            fault = self._check(scope, piece.checks, fault)
-        if junction.end is not None:
-            made = self._end(scope, junction.end, fault)
-        elif None in junction.ways:
-            made = self._emit(scope, junction.ways[None], fault)
-        else:
-            assert piece.asked is not None
-            made = self._branches(scope, piece.asked, junction.ways, fault, junction)
-        self.path.pop()
-        return made
-
-    def _check(self, scope: _Scope, checks: Sequence[Check], fault: LoopRef) -> LoopRef:
-        flags = [scope.node(fault)]
-        for check in checks:
-            value = scope.node(check.value)
-            flags.append(scope.node(check.flag))
-            scope.requirements.append(Requirement(0, value, check.limits, check.place))
-        with scope.builder:
-            node = any_outside(flags)
-        new = "fault", fault[1] + 1
-        scope.known[new] = node
-        return new
-
-    def _branches(
-        self,
-        scope: _Scope,
-        asked: LoopRef,
-        ways: dict[Any, Junction],
-        fault: LoopRef,
-        junction: Junction | None,
-    ) -> list[Node]:
-        """Both ways on from a condition."""
-        index = scope.node(asked)
-        if index.dtype is bool_:
-            with scope.builder:
-                index = OPS["cast"](index, dtype=int64)
-        scopes = []
-        outputs = []
-        for outcome in range(2 if junction is None else junction.piece.choices):
-            branch = _Scope(self, scope, f"way{outcome}")
-            with branch.builder:
-                if outcome in ways:
-                    made = self._emit(branch, ways[outcome], fault)
-                else:
-                    self.exits += 1
-                    made = self._exit(branch, self.exits, fault)
-            scopes.append(branch)
-            outputs.append(made)
-        refs = list(dict.fromkeys(ref for branch in scopes for ref in branch.taken))
-        operands = [scope.take(ref) for ref in refs]
-        graphs = []
-        for branch, made in zip(scopes, outputs, strict=True):
-            inputs = [
-                branch.taken.get(ref) or branch.builder.input(node.type)
-                for ref, node in zip(refs, operands, strict=True)
-            ]
-            graphs.append(_finished(branch, made, inputs))
-            scope.requirements.extend(branch.requirements)
-        with scope.builder:
-            node = cond(index, *operands, branches=tuple(graphs))
-            return [item(node, index=i) for i in range(len(outputs[0]))]
-
-    def _end(self, scope: _Scope, path: Path, fault: LoopRef) -> list[Node]:
+    def end(self, scope: BodyScope, path: Path, fault: LoopRef) -> list[Node]:
         carried = [scope.node(ref) for ref in path.results]
         builder = scope.builder
         following = None if path.following is None else scope.node(path.following)
@@ -255,15 +278,16 @@ class _Assembly:
             carried.append(following)
         return self._close(scope, go, carried, 0, fault)
 
-    def _exit(self, scope: _Scope, code: int, fault: LoopRef) -> list[Node]:
+    def missing(self, scope: BodyScope, fault: LoopRef) -> list[Node]:
         """The iteration is not done: all is as it was at its start."""
+        self.exits += 1
         carried = [scope.node(("carry", i)) for i in range(len(self.carries))]
         if self.carries_condition:
             carried.append(scope.node(("condition",)))
-        return self._close(scope, scope.builder.constant(np.False_), carried, code, fault)
+        return self._close(scope, scope.builder.constant(np.False_), carried, self.exits, fault)
 
     def _close(
-        self, scope: _Scope, go: Node, carried: list[Node], code: int, fault: LoopRef
+        self, scope: BodyScope, go: Node, carried: list[Node], code: int, fault: LoopRef
     ) -> list[Node]:
         builder = scope.builder
         if self.has_code:
@@ -276,7 +300,8 @@ class _Assembly:
         return [go, *carried]
 
 
-def _finished(scope: _Scope, outputs: Sequence[Node], inputs: Sequence[Node]) -> Graph:
+def finished(scope: BodyScope, outputs: Sequence[Node], inputs: Sequence[Node]) -> Graph:
+    """What was made in a scope, as a graph."""
     nodes = scope.builder.nodes
     live = reachable((*outputs, *(node for node in nodes if not node.op.pure)))
     graph = Graph(
@@ -290,7 +315,7 @@ def _finished(scope: _Scope, outputs: Sequence[Node], inputs: Sequence[Node]) ->
     return graph
 
 
-def _all_requirements(scope: _Scope) -> list[Requirement]:
+def _all_requirements(scope: BodyScope) -> list[Requirement]:
     return scope.requirements
 
 
@@ -314,4 +339,4 @@ def assemble(
     first: int = 0,
 ) -> Body:
     """The body of a loop that carries values of these types and begins at position `first`."""
-    return _Assembly(roots, carries, outer_types, first).body()
+    return _LoopAssembly(roots, carries, outer_types, first).body()

@@ -110,7 +110,8 @@ def exits_of(body: Graph) -> int:
 class Recorded:
     """What was recorded since the segment number `segment` had `position` nodes.
 
-    start    where the loop begins; what was computed between and is needed is hidden state.
+    start    where the loop begins; what was computed between and is needed is hidden state. None
+             where nothing was before.
     carried  the reference of each carried value, by the place of its node.
     outer    the values from before the loop that are used, by their place.
     """
@@ -120,7 +121,7 @@ class Recorded:
         segments: Sequence[Segment],
         segment: int,
         position: int,
-        start: Checkpoint,
+        start: Checkpoint | None,
         carried: dict[tuple[int, int], LoopRef],
     ) -> None:
         self._segments = segments
@@ -141,6 +142,7 @@ class Recorded:
         if self._is_inside(value.segment, value.position):
             base = self._position if value.segment == self._segment else 0
             return "node", value.segment - self._segment, value.position - base
+        assert self._start is not None
         if self._start.is_before(value):
             self.outer[value.ref] = value
             return "outer", value.ref
@@ -203,7 +205,7 @@ class Recorded:
     def _of_place(self, ref: tuple[int, int]) -> LoopRef:
         segment, position = ref
         if segment < 0:
-            return "outer", ref
+            return self._carried.get(ref, ("outer", ref))
         node = self._segments[segment].builder.nodes[position]
         value = Value(segment, position, node, node.type, False, None)  # type: ignore[arg-type]
         return self.ref(value)

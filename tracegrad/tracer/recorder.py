@@ -20,8 +20,10 @@ from tracegrad.ir.types import TensorType
 from tracegrad.runtime.random import default_generator
 from tracegrad.tracer import access, outcomes
 from tracegrad.tracer.access import Path
+from tracegrad.tracer.body_paths import first_way
 from tracegrad.tracer.bounds import Limits, Requirement
 from tracegrad.tracer.captures import Survey
+from tracegrad.tracer.conditions import as_truth
 from tracegrad.tracer.dispatch import keep_weak
 from tracegrad.tracer.draws import Draws
 from tracegrad.tracer.guards import Guard as CaptureGuard
@@ -81,7 +83,6 @@ class Recorder(InputTable):
     ) -> None:
         super().__init__(arguments, survey, known, aliases)
         self.scope = self.outermost
-        self.outcomes: list[Hashable] = []
         self.guards: list[CaptureGuard] = []
         self.writes_inputs = False
         self.grad_written: dict[int, Tensor] = {}
@@ -91,7 +92,7 @@ class Recorder(InputTable):
         self.runs_again = False
         # Rolls loops, where that is on.
         self.rolling: Rolling | None = None
-        self._script = list(script)
+        self.outermost.script = list(script)
         # The tensor that last had a value, by the value's place.
         self._holders: dict[Ref, Tensor] = {}
         self._grad_read: set[int] = set()
@@ -102,6 +103,11 @@ class Recorder(InputTable):
     def segments(self) -> list[Segment]:
         """The segments of the function, or of the body that is being traced."""
         return self.scope.segments
+
+    @property
+    def outcomes(self) -> list[Hashable]:
+        """The outcomes of the guards between the segments."""
+        return self.scope.outcomes
 
     @property
     def in_body(self) -> bool:
@@ -133,12 +139,12 @@ class Recorder(InputTable):
         """Whether the memory of a tensor that the trace made has changed since."""
         return self._memory_of(tensor).version > 0
 
-    def enter(self, tensor: Tensor, name: str | None, differentiable: bool) -> Node:
+    def enter(self, tensor: Tensor, name: str | None, differentiable: bool) -> Value:
         """Make a new tensor an input of the body that is being traced."""
         value = self.scope.input(tensor._type, name, differentiable)
         self._bind_new(tensor, value)
-        assert value.node is not None
-        return value.node
+        self._use(value)
+        return value
 
     def value_for(self, node: Node) -> Value:
         """A node of the segment that is being recorded, as a value without a gradient."""
@@ -147,6 +153,14 @@ class Recorder(InputTable):
     def node_of(self, tensor: Tensor) -> Node:
         """The node of a tensor in the segment that is being recorded."""
         return self._operand(tensor, self.value_of(tensor))
+
+    def result_of(self, tensor: Tensor) -> Value:
+        """What a body returns as `tensor`: its value, cut from the tape where that is."""
+        value = self.value_of(tensor)
+        node = self._use(value)
+        if not value.differentiable or tensor.requires_grad:
+            return value
+        return self._value(self._cut(node), False)
 
     def is_constant(self, tensor: Tensor) -> bool:
         """Whether a tensor depends on nothing that another call could change."""
@@ -308,21 +322,28 @@ class Recorder(InputTable):
                 self.scope = scope
         if self.in_body:
             shared = scope.shared(recorded) if scope.shared is not None else None
-            if shared is None:
+            if shared is not None:
+                with self.outside(scope):
+                    return self.ask(shared, kind, value)
+            if kind == "item" and tensor._array.dtype.kind == "b":
+                kind = "bool"
+            if kind == "bool":
+                recorded = self._recorded(as_truth(tensor))
+            elif kind != "exit":
                 raise demanded_inside(scope, kind)
-            with self.outside(scope):
-                return self.ask(shared, kind, value)
         key = (scope.numbers.number(recorded, self.segments), kind)
         if key in scope.answered:
             return outcomes.concrete(kind, scope.answered[key], value)
         outcome = outcomes.outcome(kind, value)
-        number = len(self.outcomes)
-        if number < len(self._script):
-            outcome = self._script[number]
+        number = len(scope.outcomes)
+        if number < len(scope.script):
+            outcome = scope.script[number]
+        elif self.in_body:
+            outcome = first_way(scope, kind)
         scope.answered[key] = outcome
         self.segments[-1].guard = Guard(recorded.ref, kind, user_location())
-        self.outcomes.append(outcome)
-        self.segments.append(Segment(Builder("forward")))
+        scope.outcomes.append(outcome)
+        self.segments.append(Segment(Builder(self.segments[-1].builder.name)))
         return outcomes.concrete(kind, outcome, value)
 
     def require(self, tensor: Tensor, limits: Limits) -> None:
@@ -400,6 +421,8 @@ class Recorder(InputTable):
         if value is None:
             return None
         if value.node is None:
+            if value.scope is not self.outermost:
+                return f"traced={value.type} in {value.scope.form}"
             return f"traced={value.type} from {self.inputs[value.position].path}"
         place = f" at {value.node.loc}" if value.node.loc is not None else ""
         return f"traced={value.type} by {value.node.op.name}{place}"
@@ -452,7 +475,7 @@ class Recorder(InputTable):
 
     def forget_script(self) -> None:
         """From here on the recording is another than those that the outcomes were taken from."""
-        del self._script[len(self.outcomes) :]
+        del self.scope.script[len(self.outcomes) :]
 
     def depends_on(self, value: Value, refs: Collection[Ref]) -> bool:
         """Whether a value is computed from one of the values at `refs`."""
@@ -497,7 +520,7 @@ class Recorder(InputTable):
         else:
             if value.scope.closed:
                 raise escaped(value.scope)
-            name = self.inputs[value.position].name if value.segment < 0 else None
+            name = self._name_of(value)
             found = scope.operand(tensor, value, name)
         scope.known[id(value)] = found
         scope.kept.append(value)
@@ -674,12 +697,20 @@ class Recorder(InputTable):
             return self._emit_constant(value.node.params["value"])
         found = segment.imports.get(value.ref)
         if found is None:
-            name = self.inputs[value.position].name if value.segment < 0 else None
+            name = self._name_of(value)
             loc = value.node.loc if value.node is not None else None
             found = segment.builder.input(value.type, name, loc)
             segment.imports[value.ref] = found
             segment.sources.append(value)
         return found
+
+    def _name_of(self, value: Value) -> str | None:
+        """What an input is called; None for a value that is computed."""
+        if value.segment >= 0:
+            return None
+        if value.scope is self.outermost:
+            return self.inputs[value.position].name
+        return value.scope.inputs[value.position].name
 
     def _constant(self, literal: Literal) -> Value:
         node = self._emit_constant(literal)

@@ -7,13 +7,13 @@ becomes an operand of it, through every body between.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tracegrad.errors import TraceError
-from tracegrad.ir.graph import Builder, Node
+from tracegrad.ir.graph import Builder
 from tracegrad.ir.op import Op
 from tracegrad.ir.types import TensorType
-from tracegrad.tracer.bounds import Requirement
 from tracegrad.tracer.location import user_place
 from tracegrad.tracer.numbering import Numbering
 from tracegrad.tracer.recording import Segment, Value
@@ -26,12 +26,27 @@ if TYPE_CHECKING:
 Draw = Callable[["Op", Sequence["Tensor"], dict[str, Any], "Tensor"], Value]
 
 
+@dataclass(frozen=True)
+class ScopeInput:
+    """What a body is given, or reads from around it.
+
+    key     the same whichever way the body goes.
+    tensor  the tensor from around; None for what the body is given.
+    """
+
+    key: Hashable
+    type: TensorType
+    name: str | None
+    tensor: Tensor | None = None
+
+
 class Scope:
     """The function, whose `outer` is None, or a body.
 
     form      how the user's program calls it, such as "tg.scan".
-    operands  the tensors from around that the body reads, each with its node in the body.
+    inputs    of a body; those of the function are the recorder's.
     known     the body's own values of values from around, by identity.
+    outcomes  of the guards so far. `script`: those that the first have to have.
     closed    the body is complete: its values mean nothing any more.
     draw      the value of random numbers; None where none may be drawn.
     counters  the seed and the offset of the next draw.
@@ -43,8 +58,10 @@ class Scope:
         self.outer = outer
         self.form = form
         self.segments: list[Segment] = [Segment(Builder(name))]
-        self.operands: list[tuple[Node, Tensor]] = []
+        self.inputs: list[ScopeInput] = []
         self.known: dict[int, Value] = {}
+        self.outcomes: list[Hashable] = []
+        self.script: list[Hashable] = []
         self.closed = False
         self.numbers = Numbering()
         self.answered: dict[Hashable, Hashable] = {}
@@ -57,29 +74,22 @@ class Scope:
 
     @property
     def builder(self) -> Builder:
-        """The builder of the body, whose one segment it is."""
+        """The builder of the segment that is being recorded."""
         return self.segments[-1].builder
-
-    @property
-    def requirements(self) -> list[Requirement]:
-        """What has to hold in each run of the body."""
-        return self.segments[-1].requirements
 
     def input(self, type: TensorType, name: str | None, differentiable: bool) -> Value:
         """A new input of the body."""
-        segment = self.segments[-1]
-        node = segment.builder.input(type, name)
-        position = -len(segment.builder.inputs)
-        value = Value(len(self.segments) - 1, position, node, type, differentiable, self)
-        segment.sources.append(value)
-        return value
+        key = "given", name, tuple(self.outcomes), len(self.inputs)
+        return self._add(ScopeInput(key, type, name), differentiable)
 
     def operand(self, tensor: Tensor, value: Value, name: str | None) -> Value:
         """The body's own value of a tensor from around it."""
-        found = self.input(value.type, name, value.differentiable)
-        assert found.node is not None
-        self.operands.append((found.node, tensor))
-        return found
+        key = "around", id(value.scope), value.ref
+        return self._add(ScopeInput(key, value.type, name, tensor), value.differentiable)
+
+    def _add(self, item: ScopeInput, differentiable: bool) -> Value:
+        self.inputs.append(item)
+        return Value(-1, len(self.inputs) - 1, None, item.type, differentiable, self)
 
 
 def _at_line(message: str) -> TraceError:
@@ -91,8 +101,8 @@ def _at_line(message: str) -> TraceError:
 
 def demanded_inside(scope: Scope, kind: str) -> TraceError:
     """Python asked for a value that only the running loop will know."""
-    asked = {"bool": "bool()", "array": "the array", "index": "the index"}.get(kind, f"{kind}()")
-    cure = "use tg.cond, tg.where or tg.while_loop" if kind == "bool" else "keep it a tensor"
+    asked = {"array": "the array", "index": "a range or an index"}.get(kind, f"{kind}()")
+    cure = "use tg.fori_loop" if kind == "index" else "keep it a tensor"
     return _at_line(
         f"{asked} of a value that is computed in a function given to {scope.form}: it has another "
         f"value in each run, and Python sees one; {cure}"
