@@ -7,16 +7,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tracegrad.errors import TraceError
 from tracegrad.ir.graph import Builder, Graph, Node, reachable
 from tracegrad.ir.op import OPS
 from tracegrad.ir.ops.control import FLAG
 from tracegrad.ir.types import DType, TensorType
-from tracegrad.tracer.body_paths import Way, parting
+from tracegrad.tracer.body_paths import Way, parting, path_of
 from tracegrad.tracer.bounds import Limits, Requirement, any_outside, remember
 from tracegrad.tracer.carries import Tree, common_dtypes
 from tracegrad.tracer.loop_bodies import Assembly, BodyScope
-from tracegrad.tracer.loop_paths import Check, Junction, LoopRef, Path, Recorded, joined
+from tracegrad.tracer.loop_paths import Check, Junction, LoopRef, Path, joined
 from tracegrad.tracer.scopes import ScopeInput
 from tracegrad.tracer.tensor import Tensor, wrap
 
@@ -64,15 +63,12 @@ def body_of(ways: Sequence[Way], arguments: int, *, carries_fault: bool, by_one:
     if len(ways) == 1:
         return _single(ways[0], arguments, carries_fault=carries_fault, by_one=by_one)
     trees, types = _agreed(ways)
-    paths = [_path_of(way) for way in ways]
+    paths = [path_of(way) for way in ways]
     roots = joined(paths)
-    if roots is None:
-        raise _unstable(ways)
+    assert roots is not None
     (root,) = roots.values()
     given = ways[0].scope.inputs[:arguments]
-    # What only a way reads that raises is told by the others, where they read it too.
-    ordered = sorted(ways, key=lambda way: way.raised is not None)
-    known = {item.key: item for way in reversed(ordered) for item in way.scope.inputs}
+    known = {item.key: item for item in ways[0].scope.inputs}
     raised = {id(path): way.raised for path, way in zip(paths, ways, strict=True)}
     kind = _ByOne if by_one else _WithFault
     assembly = kind(root, given, known, types, raised, carries_fault)
@@ -104,21 +100,6 @@ def _single(way: Way, arguments: int, *, carries_fault: bool, by_one: bool) -> B
 
 def _at(builder: Builder, position: int) -> Node:
     return builder.nodes[position] if position >= 0 else builder.inputs[-1 - position]
-
-
-def _path_of(way: Way) -> Path:
-    """A way, as a path through the body of a loop is described."""
-    scope = way.scope
-    inputs: dict[tuple[int, int], LoopRef] = {
-        (-1, i): ("outer", item.key) for i, item in enumerate(scope.inputs)
-    }
-    recorded = Recorded(scope.segments, 0, 0, None, inputs)
-    path = Path(None, recorded.pieces())
-    for piece, outcome in zip(path.pieces, scope.outcomes, strict=False):
-        piece.outcome = outcome
-    if way.returned is not None:
-        path.results = [recorded.ref(value) for value in way.returned.values]
-    return path
 
 
 class _Ways(Assembly):
@@ -156,14 +137,22 @@ class _Ways(Assembly):
         self.found[ref[1]] = self._import(item), item
 
     def missing(self, scope: BodyScope, fault: LoopRef) -> list[Node]:
-        """All ways are known."""
-        raise AssertionError("a way through a body was not traced")
+        """All ways are known but for ends of loops that cannot be."""
+        return [*self.zeros(scope), *self.nothing_wrong(scope)]
+
+    def zeros(self, scope: BodyScope) -> list[Node]:
+        """Results that nobody will see."""
+        made = [np.zeros(type.shape, type.dtype.numpy) for type in self.types]
+        return [scope.builder.constant(array) for array in made]
+
+    def nothing_wrong(self, scope: BodyScope) -> list[Node]:
+        """What follows the results where all is as required."""
+        raise NotImplementedError
 
     def results(self, scope: BodyScope, path: Path) -> list[Node]:
         """What a path returns, in the types of all; zeros if it raises."""
         if self.raised[id(path)] is not None:
-            made = [np.zeros(type.shape, type.dtype.numpy) for type in self.types]
-            return [scope.builder.constant(array) for array in made]
+            return self.zeros(scope)
         found = [scope.node(ref) for ref in path.results]
         with scope.builder:
             return [
@@ -209,6 +198,10 @@ class _WithFault(_Ways):
             made.append(scope.node(fault))
         return made
 
+    def nothing_wrong(self, scope: BodyScope) -> list[Node]:
+        """The fault."""
+        return [scope.builder.constant(np.False_)] if self.has_fault else []
+
     def body(self, trees: list[Tree]) -> Body:
         """All ways."""
         made = self.emit(self.top, self.root, ("fault", 0))
@@ -236,6 +229,11 @@ class _ByOne(_Ways):
                 here = number == id(path)
                 made.append(self.always(scope) if here else scope.builder.constant(np.False_))
         return made
+
+    def nothing_wrong(self, scope: BodyScope) -> list[Node]:
+        """The flags."""
+        raised = [x for x in self.raised.values() if x is not None]
+        return [scope.builder.constant(np.False_) for _ in (*_checks_below(self.root), *raised)]
 
     def body(self, trees: list[Tree]) -> Body:
         """All ways."""
@@ -310,16 +308,3 @@ def _joined_tree(alike: Sequence[Tree], dtypes: Sequence[DType]) -> Tree:
     ]
     weak = [all(tree.weak[k] for tree in alike) for k in range(len(leaves))]
     return Tree(first.structure, leaves, list(leaves), weak)
-
-
-def _unstable(ways: Sequence[Way]) -> TraceError:
-    places = dict.fromkeys(
-        str(segment.guard.loc) for way in ways for segment in way.scope.segments if segment.guard
-    )
-    error = TraceError(
-        f"a function given to {ways[0].scope.form} is traced once for each way through it, by its "
-        f"conditions at {', '.join(places)}, and did not compute the same when it came to the same "
-        "point again: what it does may only depend on what it is given"
-    )
-    error.located = True  # type: ignore[attr-defined]
-    return error

@@ -47,7 +47,7 @@ class Checkpoint:
         self.imports = len(segment.builder.inputs)
         self.requirements = len(segment.requirements)
         self.outcomes = len(recorder.outcomes)
-        self.inputs = len(recorder.inputs)
+        self.inputs = len(scope.inputs if recorder.in_body else recorder.inputs)
         self.registrations = len(recorder.registrations)
         self.drawn = recorder.draws.mark()
         self.answered: dict[Hashable, Hashable] = dict(scope.answered)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from tracegrad.ir.op import OPS
 from tracegrad.ir.ops.control import FLAG, INDEX, cond, item
 from tracegrad.ir.types import TensorType, bool_, int64
 from tracegrad.tracer.bounds import Requirement, any_outside, remember
-from tracegrad.tracer.loop_paths import Check, Junction, LoopRef, Path, remember_exits
+from tracegrad.tracer.loop_paths import Check, Exits, Junction, LoopRef, Path, remember_exits
 
 
 @dataclass
@@ -110,11 +110,12 @@ class Assembly:
     """One graph of the paths in a tree, with a `cond` where they part. How a path ends is for the
     subclasses to say.
 
-    path  the junctions that lead to what is being emitted.
+    path   the junctions that lead to what is being emitted; `trail` the outcomes.
     """
 
     def __init__(self, name: str) -> None:
         self.path: list[Junction] = []
+        self.trail: list[Hashable] = []
         self.top = BodyScope(self, None, name)
 
     def import_outer(self, ref: LoopRef) -> None:
@@ -183,11 +184,14 @@ class Assembly:
         outputs = []
         for outcome in range(2 if junction is None else junction.piece.choices):
             branch = BodyScope(self, scope, f"way{outcome}")
+            exits = junction is not None and junction.piece.kind == "exit"
+            self.trail.append(outcome if exits else bool(outcome))
             with branch.builder:
                 if outcome in ways:
                     made = self.emit(branch, ways[outcome], fault)
                 else:
                     made = self.missing(branch, fault)
+            self.trail.pop()
             scopes.append(branch)
             outputs.append(made)
         refs = list(dict.fromkeys(ref for branch in scopes for ref in branch.taken))
@@ -218,7 +222,7 @@ class _LoopAssembly(Assembly):
         self.carries = carries
         self.outer_types = outer_types
         self.outer: list[tuple[int, int]] = []
-        self.exits = 0
+        self.trails: list[tuple[Hashable, ...]] = []
         self.has_code = any(_has_exit(root) for root in roots.values())
         self.has_fault = any(_has_check(root) for root in roots.values())
         outcomes = [x for x in roots if x is not None]
@@ -253,13 +257,14 @@ class _LoopAssembly(Assembly):
             (root,) = self.roots.values()
             made = self.emit(top, root, ("fault", 0))
         graph = finished(top, made, top.builder.inputs)
-        remember_exits(graph, self.exits)
+        # Without a condition that all paths begin with, only a way that none knows is the end.
+        remember_exits(graph, Exits(tuple(self.trails), not self.carries_condition))
         return Body(
             graph,
             self.outer,
             self.goes_on,
             self.carries_condition,
-            self.exits,
+            len(self.trails),
             _all_requirements(top),
         )
 
@@ -280,11 +285,13 @@ class _LoopAssembly(Assembly):
 
     def missing(self, scope: BodyScope, fault: LoopRef) -> list[Node]:
         """The iteration is not done: all is as it was at its start."""
-        self.exits += 1
+        self.trails.append(tuple(self.trail))
         carried = [scope.node(("carry", i)) for i in range(len(self.carries))]
         if self.carries_condition:
             carried.append(scope.node(("condition",)))
-        return self._close(scope, scope.builder.constant(np.False_), carried, self.exits, fault)
+        return self._close(
+            scope, scope.builder.constant(np.False_), carried, len(self.trails), fault
+        )
 
     def _close(
         self, scope: BodyScope, go: Node, carried: list[Node], code: int, fault: LoopRef

@@ -94,17 +94,29 @@ class Path:
     following: LoopRef | None = None
 
 
-_exits: WeakKeyDictionary[Graph, int] = WeakKeyDictionary()
+@dataclass(frozen=True)
+class Exits:
+    """In which ways a loop can end.
+
+    trails   for each that no path knows: the outcomes in the iteration that lead to it.
+    regular  whether it can come to its regular end.
+    """
+
+    trails: tuple[tuple[Hashable, ...], ...] = ()
+    regular: bool = True
 
 
-def remember_exits(body: Graph, count: int) -> None:
-    """In so many ways a loop can end beside its regular end."""
-    _exits[body] = count
+_exits: WeakKeyDictionary[Graph, Exits] = WeakKeyDictionary()
 
 
-def exits_of(body: Graph) -> int:
-    """In how many ways a loop can end beside its regular end."""
-    return _exits.get(body, 0)
+def remember_exits(body: Graph, exits: Exits) -> None:
+    """The loop with this body can end so."""
+    _exits[body] = exits
+
+
+def exits_of(body: Graph) -> Exits:
+    """In which ways the loop with this body can end."""
+    return _exits.get(body, Exits())
 
 
 class Recorded:
@@ -198,7 +210,7 @@ class Recorded:
                 piece.kind = guard.kind
                 if guard.kind == "exit":
                     asked = self._segments[guard.ref[0]].builder.nodes[guard.ref[1]]
-                    piece.choices = 1 + exits_of(asked.inputs[0].params["body"])
+                    piece.choices = 1 + len(exits_of(asked.inputs[0].params["body"]).trails)
             found.append(piece)
         return found
 

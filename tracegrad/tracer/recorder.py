@@ -20,7 +20,7 @@ from tracegrad.ir.types import TensorType
 from tracegrad.runtime.random import default_generator
 from tracegrad.tracer import access, outcomes
 from tracegrad.tracer.access import Path
-from tracegrad.tracer.body_paths import first_way
+from tracegrad.tracer.body_paths import way_on
 from tracegrad.tracer.bounds import Limits, Requirement
 from tracegrad.tracer.captures import Survey
 from tracegrad.tracer.conditions import as_truth
@@ -41,6 +41,7 @@ from tracegrad.tracer.location import user_location, user_place
 from tracegrad.tracer.recording import Guard, Ref, Segment, Steps, TraceInput, Value
 from tracegrad.tracer.scopes import (
     Scope,
+    ScopeInputs,
     demanded_inside,
     drawn_inside,
     escaped,
@@ -90,11 +91,7 @@ class Recorder(InputTable):
         self.registrations: list[Registration] = []
         self.messages: list[Message] = []
         self.runs_again = False
-        # Rolls loops, where that is on.
-        self.rolling: Rolling | None = None
         self.outermost.script = list(script)
-        # The tensor that last had a value, by the value's place.
-        self._holders: dict[Ref, Tensor] = {}
         self._grad_read: set[int] = set()
         # What the tape keeps, by memory. In the IR a value stays what it was when it was saved.
         self._saved: dict[int, list[weakref.ref[Saved]]] = {}
@@ -110,15 +107,20 @@ class Recorder(InputTable):
         return self.scope.outcomes
 
     @property
+    def rolling(self) -> Rolling | None:
+        """What rolls the loops of the function, or of the body that is being traced."""
+        return self.scope.rolling
+
+    @property
     def in_body(self) -> bool:
         """Whether the body of a loop or a branch is being traced: it may never run."""
         return self.scope.outer is not None
 
     @contextmanager
-    def body(self, name: str, form: str) -> Iterator[Scope]:
+    def body(self, name: str, form: str, inputs: ScopeInputs) -> Iterator[Scope]:
         """What is recorded within goes into a graph of its own: the body of the `form` named."""
         outer = self.scope
-        scope = self.scope = Scope(name, outer, form)
+        scope = self.scope = Scope(name, outer, form, inputs)
         try:
             yield scope
         finally:
@@ -173,9 +175,9 @@ class Recorder(InputTable):
         self._arguments.clear()
         self.grad_written.clear()
         self.registrations.clear()
-        self._holders.clear()
-        if self.rolling is not None:
-            self.rolling.close()
+        self.outermost.holders.clear()
+        if self.outermost.rolling is not None:
+            self.outermost.rolling.close()
         self.undo = UndoLog()
 
     # ------------------------------------------------------------- protocol
@@ -296,16 +298,21 @@ class Recorder(InputTable):
     def demand(self, tensor: Tensor, kind: str, value: Any) -> Any:
         """Python asked for a concrete value: end the segment here. The value to go on with."""
         rolling = self.rolling
-        if rolling is not None and not self.in_body:
+        if rolling is not None:
             if kind == "bool" or (kind == "item" and tensor._array.dtype.kind == "b"):
                 return rolling.condition(tensor, lambda: bool(self.ask(tensor, kind, value)))
-            rolling.check_concrete(self._recorded(tensor), kind)
+            self._check_concrete(tensor, kind)
         return self.ask(tensor, kind, value)
 
     def spell(self, tensor: Tensor) -> None:
         """A number becomes text: no loop that is being rolled may carry it."""
-        if self.rolling is not None and not self.in_body:
-            self.rolling.check_concrete(self._recorded(tensor), "str")
+        if self.rolling is not None:
+            self._check_concrete(tensor, "str")
+
+    def _check_concrete(self, tensor: Tensor, kind: str) -> None:
+        value = self._recorded(tensor)
+        if self.rolling is not None and value.scope is self.scope:
+            self.rolling.check_concrete(value, kind)
 
     def ask(self, tensor: Tensor, kind: str, value: Any) -> Any:
         """As `demand`, where no loop is to be rolled."""
@@ -336,10 +343,10 @@ class Recorder(InputTable):
             return outcomes.concrete(kind, scope.answered[key], value)
         outcome = outcomes.outcome(kind, value)
         number = len(scope.outcomes)
-        if number < len(scope.script):
+        if self.in_body:
+            outcome = way_on(scope, recorded, kind)
+        elif number < len(scope.script):
             outcome = scope.script[number]
-        elif self.in_body:
-            outcome = first_way(scope, kind)
         scope.answered[key] = outcome
         self.segments[-1].guard = Guard(recorded.ref, kind, user_location())
         scope.outcomes.append(outcome)
@@ -465,13 +472,30 @@ class Recorder(InputTable):
 
     def tensor_at(self, ref: Ref) -> Tensor | None:
         """A tensor that has the value at a place now."""
-        found = self._holders.get(ref)
-        if found is None and ref[0] < 0 and ref[1] < len(self.inputs):
-            found = self.inputs[ref[1]].tensor
+        scope = self.scope
+        found = scope.holders.get(ref)
+        if found is None and ref[0] < 0:
+            inputs = scope.inputs if self.in_body else self.inputs
+            found = inputs[ref[1]].tensor if ref[1] < len(inputs) else None
         if found is None:
             return None
         bound = self._bound(found)
-        return found if bound is not None and bound.ref == ref else None
+        if bound is None:
+            return None
+        if bound.scope is not scope:
+            return found if ref[0] < 0 and scope.inputs[ref[1]].shows(bound) else None
+        return found if bound.ref == ref else None
+
+    def path_of(self, number: int) -> Path | None:
+        """The way to an input of the function, or to what an input of a body is; None if there is
+        none.
+        """
+        if self.in_body:
+            tensor = self.scope.inputs[number].tensor
+            if tensor is None or not self.is_input(tensor):
+                return None
+            number = self.number_of(tensor)
+        return self.inputs[number].path
 
     def forget_script(self) -> None:
         """From here on the recording is another than those that the outcomes were taken from."""
@@ -563,7 +587,7 @@ class Recorder(InputTable):
 
     def is_holder(self, tensor: Tensor, ref: Ref) -> bool:
         """Whether the recording has this very tensor for what is at a place."""
-        return self._holders.get(ref) is tensor
+        return self.scope.holders.get(ref) is tensor
 
     def can_use(self, *tensors: Tensor) -> bool:
         """Whether all of these are part of the recording still, and may be used where it stands."""
@@ -593,11 +617,9 @@ class Recorder(InputTable):
 
     def _stands(self, value: Value) -> bool:
         """Whether a value is part of the recording still: loops that are rolled go back in it."""
-        if self.rolling is None or value.position < 0 or value.segment < 0:
+        if value.scope.rolling is None or value.position < 0 or value.segment < 0:
             return True
-        if value.scope is not self.outermost:
-            return True
-        segments = self.outermost.segments
+        segments = value.scope.segments
         if value.segment >= len(segments):
             return False
         nodes = segments[value.segment].builder.nodes
@@ -608,9 +630,9 @@ class Recorder(InputTable):
         value = memory.value
         if value is None or self._stands(value):
             return value
-        assert self.rolling is not None and value.node is not None
+        assert value.scope.rolling is not None and value.node is not None
         if not value.constant:
-            raise self.rolling.stale(value)
+            raise value.scope.rolling.stale(value)
         memory.value = self._constant(value.node.params["value"])
         return memory.value
 
@@ -652,9 +674,9 @@ class Recorder(InputTable):
         self._hold(tensor, value)
 
     def _hold(self, tensor: Tensor, value: Value) -> None:
-        """Remember a tensor that has a value of the function."""
-        if value.scope is self.outermost and self.rolling is not None:
-            self._holders[value.ref] = tensor
+        """Remember a tensor that has a value of the function or of a body."""
+        if value.scope.rolling is not None:
+            value.scope.holders[value.ref] = tensor
 
     def _value(self, node: Node, differentiable: bool) -> Value:
         segment = self.segments[-1]

@@ -16,9 +16,10 @@ from tracegrad.ir.op import Op
 from tracegrad.ir.types import TensorType
 from tracegrad.tracer.location import user_place
 from tracegrad.tracer.numbering import Numbering
-from tracegrad.tracer.recording import Segment, Value
+from tracegrad.tracer.recording import Ref, Segment, Value
 
 if TYPE_CHECKING:
+    from tracegrad.tracer.rolling import Rolling
     from tracegrad.tracer.tensor import Tensor
 
 
@@ -39,14 +40,39 @@ class ScopeInput:
     name: str | None
     tensor: Tensor | None = None
 
+    def shows(self, value: Value) -> bool:
+        """Whether this is a value from around."""
+        return self.key == _key_of(value)
+
+
+def _key_of(value: Value) -> Hashable:
+    return "around", id(value.scope), value.ref
+
+
+class ScopeInputs:
+    """The inputs of a body, numbered in the same way in all traces of it."""
+
+    def __init__(self) -> None:
+        self.items: list[ScopeInput] = []
+        self._numbers: dict[Hashable, int] = {}
+
+    def number(self, item: ScopeInput) -> int:
+        """The number of an input, which may be known."""
+        number = self._numbers.setdefault(item.key, len(self.items))
+        self.items[number : number + 1] = [item]
+        return number
+
 
 class Scope:
     """The function, whose `outer` is None, or a body.
 
     form      how the user's program calls it, such as "tg.scan".
-    inputs    of a body; those of the function are the recorder's.
     known     the body's own values of values from around, by identity.
     outcomes  of the guards so far. `script`: those that the first have to have.
+    forced    outcomes of the next guards, which follow from the way by which a loop was left;
+              `fixed` are the numbers of those that were so.
+    rolling   rolls loops, where that is on.
+    holders   the tensor that last had a value, by the value's place.
     closed    the body is complete: its values mean nothing any more.
     draw      the value of random numbers; None where none may be drawn.
     counters  the seed and the offset of the next draw.
@@ -54,14 +80,25 @@ class Scope:
               other values.
     """
 
-    def __init__(self, name: str, outer: Scope | None = None, form: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        outer: Scope | None = None,
+        form: str = "",
+        inputs: ScopeInputs | None = None,
+    ) -> None:
         self.outer = outer
         self.form = form
         self.segments: list[Segment] = [Segment(Builder(name))]
-        self.inputs: list[ScopeInput] = []
+        self._inputs = ScopeInputs() if inputs is None else inputs
+        self._given = 0
         self.known: dict[int, Value] = {}
         self.outcomes: list[Hashable] = []
         self.script: list[Hashable] = []
+        self.forced: list[Hashable] = []
+        self.fixed: set[int] = set()
+        self.rolling: Rolling | None = None
+        self.holders: dict[Ref, Tensor] = {}
         self.closed = False
         self.numbers = Numbering()
         self.answered: dict[Hashable, Hashable] = {}
@@ -73,23 +110,27 @@ class Scope:
         self.shared: Callable[[Value], Tensor | None] | None = None
 
     @property
+    def inputs(self) -> list[ScopeInput]:
+        """The inputs, those of other traces of the body too."""
+        return self._inputs.items
+
+    @property
     def builder(self) -> Builder:
         """The builder of the segment that is being recorded."""
         return self.segments[-1].builder
 
     def input(self, type: TensorType, name: str | None, differentiable: bool) -> Value:
         """A new input of the body."""
-        key = "given", name, tuple(self.outcomes), len(self.inputs)
+        self._given += 1
+        key = "given", name, tuple(self.outcomes), self._given
         return self._add(ScopeInput(key, type, name), differentiable)
 
     def operand(self, tensor: Tensor, value: Value, name: str | None) -> Value:
         """The body's own value of a tensor from around it."""
-        key = "around", id(value.scope), value.ref
-        return self._add(ScopeInput(key, value.type, name, tensor), value.differentiable)
+        return self._add(ScopeInput(_key_of(value), value.type, name, tensor), value.differentiable)
 
     def _add(self, item: ScopeInput, differentiable: bool) -> Value:
-        self.inputs.append(item)
-        return Value(-1, len(self.inputs) - 1, None, item.type, differentiable, self)
+        return Value(-1, self._inputs.number(item), None, item.type, differentiable, self)
 
 
 def _at_line(message: str) -> TraceError:

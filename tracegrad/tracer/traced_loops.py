@@ -83,10 +83,17 @@ def _trace(call: LoopCall, carry: Tree) -> tuple[Body, Tree, Tree]:
     def once(given: list[Tensor]) -> tuple[Sequence[Tensor], list[Tree]]:
         position, slices = given[0], given[1 + count :]
         position._weak = call.weak
-        before = carry.build(given[1 : 1 + count])
+        before_leaves = given[1 : 1 + count]
+        before = carry.build(before_leaves)
         made, row = call.step(position, before, call.xs.build(slices))
         new, rows = tree_of(made, carry.structure), tree_of(row)
         returns_carry(call.form, carry, new)
+        # A number that is handed on as it was has the type that the other ways give it.
+        numbers = [x for x, weak in zip(before_leaves, carry.weak, strict=True) if weak]
+        new.weak = [
+            weak or any(x is y for y in numbers)
+            for x, weak in zip(new.leaves, new.weak, strict=True)
+        ]
         leaves = [
             number if weak else x
             for x, number, weak in zip(
