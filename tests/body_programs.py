@@ -1,4 +1,4 @@
-"""Programs of two float64 scalars that ask for truths and loop in functions given to other forms."""
+"""Programs of two float64 scalars: conditions and loops in functions given to other forms."""
 
 import tracegrad as tg
 from tests.control_programs import F64
@@ -219,7 +219,7 @@ def range_of_the_index(x, w):
 
 def long_range_with_if(x, w):
     def body(i, y):
-        for j in range(12):
+        for _ in range(12):
             if y > 0.8:
                 y = y * 0.6
             else:
@@ -232,7 +232,7 @@ def long_range_with_if(x, w):
 def range_with_break(x, w):
     def row(s):
         y = x
-        for j in range(20):
+        for _ in range(20):
             y = y * w + s * 0.05
             if y > 2.0:
                 break
@@ -243,7 +243,7 @@ def range_with_break(x, w):
 
 def loops_in_loops(x, w):
     def body(i, y):
-        for j in range(i + 1):
+        for _ in range(i + 1):
             z = y
             while z > 0.5:
                 z = z * 0.6

@@ -48,3 +48,27 @@ def test_second_order(name):
         [g.item() for g in second], numeric(slope, x, w), rtol=5e-6, atol=1e-7
     )
     same(tg.compile(tg.grad(slope, (0, 1)))(t(x), t(w)), second, 1e-10)
+
+
+# ------------------------------------------------------------------------------------- under vmap
+
+XS = np.array([0.31, 0.83, -0.45, 1.4])
+WS = np.array([1.27, 1.61, 1.13, 1.05])
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_each_row_goes_its_own_way(name):
+    f = PROGRAMS[name]
+    xs, ws = t(XS), t(WS)
+    rows = [(t(x), t(w)) for x, w in zip(XS, WS, strict=True)]
+    expected = tg.stack([f(x, w) for x, w in rows])
+    gradients = [tg.grad(f, (0, 1))(x, w) for x, w in rows]
+    expected_gradient = tuple(tg.stack(column) for column in zip(*gradients, strict=True))
+
+    def total(xs, ws):
+        return tg.vmap(f)(xs, ws).sum()
+
+    for mode in (lambda f: f, tg.compile):
+        same(mode(tg.vmap(f))(xs, ws), expected)
+        same(mode(tg.grad(total, (0, 1)))(xs, ws), expected_gradient, 1e-10)
+        same(mode(tg.vmap(tg.grad(f, (0, 1))))(xs, ws), expected_gradient, 1e-10)

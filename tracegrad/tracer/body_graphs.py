@@ -71,7 +71,7 @@ def body_of(ways: Sequence[Way], arguments: int, *, carries_fault: bool, by_one:
     known = {item.key: item for item in ways[0].scope.inputs}
     raised = {id(path): way.raised for path, way in zip(paths, ways, strict=True)}
     kind = _ByOne if by_one else _WithFault
-    assembly = kind(root, given, known, types, raised, carries_fault)
+    assembly = kind(root, given, known, types, paths, raised, carries_fault)
     return assembly.body(trees)
 
 
@@ -107,6 +107,7 @@ class _Ways(Assembly):
     given     what is passed to the body; `known` is all that it may read, by key.
     types     of the results.
     raised    the exception that a path ends with, by the path's identity.
+    common    the results that all paths return as they are before the first condition, by number.
     """
 
     def __init__(
@@ -115,14 +116,17 @@ class _Ways(Assembly):
         given: Sequence[ScopeInput],
         known: dict[Hashable, ScopeInput],
         types: Sequence[TensorType],
+        paths: Sequence[Path],
         raised: dict[int, Limits | None],
         carries_fault: bool,
     ) -> None:
         super().__init__("body")
         self.root = root
         self.inputs_known = known
-        self.types = types
         self.raised = raised
+        self.common = _common(paths)
+        self.parted = [i for i in range(len(types)) if i not in self.common]
+        self.types = [types[i] for i in self.parted]
         self.found: dict[Hashable, tuple[Node, ScopeInput]] = {}
         self.inputs = [self._import(item) for item in given]
 
@@ -153,12 +157,20 @@ class _Ways(Assembly):
         """What a path returns, in the types of all; zeros if it raises."""
         if self.raised[id(path)] is not None:
             return self.zeros(scope)
-        found = [scope.node(ref) for ref in path.results]
+        found = [scope.node(path.results[i]) for i in self.parted]
         with scope.builder:
             return [
                 x if x.dtype is type.dtype else OPS["cast"](x, dtype=type.dtype)
                 for x, type in zip(found, self.types, strict=True)
             ]
+
+    def outputs(self, made: Sequence[Node]) -> list[Node]:
+        """The results in their order, of which `made` are those that the paths do not share."""
+        self.path.append(self.root)
+        found = {i: self.top.node(ref) for i, ref in self.common.items()}
+        self.path.pop()
+        found |= zip(self.parted, made, strict=True)
+        return [found[i] for i in range(len(found))]
 
     def always(self, scope: BodyScope) -> Node:
         """A flag that is set, and no other node."""
@@ -175,10 +187,11 @@ class _WithFault(_Ways):
         given: Sequence[ScopeInput],
         known: dict[Hashable, ScopeInput],
         types: Sequence[TensorType],
+        paths: Sequence[Path],
         raised: dict[int, Limits | None],
         carries_fault: bool,
     ) -> None:
-        super().__init__(root, given, known, types, raised, carries_fault)
+        super().__init__(root, given, known, types, paths, raised, carries_fault)
         self.has_fault = any(x is not None for x in raised.values()) or bool(_checks_in(root))
         builder = self.top.builder
         if self.has_fault and carries_fault:
@@ -206,8 +219,9 @@ class _WithFault(_Ways):
         """All ways."""
         made = self.emit(self.top, self.root, ("fault", 0))
         fault = made.pop() if self.has_fault else None
+        outputs = self.outputs(made)
         nodes, required = tuple(self.top.builder.nodes), self.top.requirements
-        return Body(nodes, self.inputs, self.found, made, trees, required, fault)
+        return Body(nodes, self.inputs, self.found, outputs, trees, required, fault)
 
 
 class _ByOne(_Ways):
@@ -238,7 +252,8 @@ class _ByOne(_Ways):
     def body(self, trees: list[Tree]) -> Body:
         """All ways."""
         made = self.emit(self.top, self.root, ("fault", 0))
-        outputs, flags = made[: len(self.types)], iter(made[len(self.types) :])
+        outputs = self.outputs(made[: len(self.types)])
+        flags = iter(made[len(self.types) :])
         self.path.append(self.root)
         required = [
             Requirement(0, self.top.node(check.value), check.limits, check.place)
@@ -251,8 +266,20 @@ class _ByOne(_Ways):
         for raised in self.raised.values():
             if raised is not None:
                 required.append(Requirement(0, next(flags), raised, None))
+        self.path.pop()
         nodes = tuple(self.top.builder.nodes)
         return Body(nodes, self.inputs, self.found, outputs, trees, required, None)
+
+
+def _common(paths: Sequence[Path]) -> dict[int, LoopRef]:
+    """The results that all paths share and that are there before the paths part, by number."""
+    returning = [path.results for path in paths if path.results]
+    found = {}
+    for i, refs in enumerate(zip(*returning, strict=True)):
+        first = refs[0]
+        if all(ref == first for ref in refs) and (first[0] != "node" or first[1] == 0):
+            found[i] = first
+    return found
 
 
 def _checks_in(junction: Junction) -> list[Check]:

@@ -17,7 +17,7 @@ from tracegrad.tracer.bounds import Limits
 from tracegrad.tracer.loop_paths import Exits, LoopRef, Path, Recorded, exits_of, joined
 from tracegrad.tracer.loop_records import KnownLoops, SiteKey
 from tracegrad.tracer.rolling import RollFailedError, Rolling
-from tracegrad.tracer.scopes import ScopeInputs
+from tracegrad.tracer.scopes import ScopeInputs, UnrolledError
 from tracegrad.tracer.state import state
 
 if TYPE_CHECKING:
@@ -284,9 +284,10 @@ def _too_many(scope: Scope, scopes: Sequence[Scope], loops: _Loops) -> TraceErro
         if place in counts and note != "rolled"
     ]
     return _located(
+        UnrolledError,
         f"more than {MOST_WAYS} ways lead through a function given to {scope.form}: it asks for "
         f"the truth of its own values at {', '.join(asked)}{''.join(notes)}. Use tg.while_loop, "
-        "tg.fori_loop or tg.scan for a loop there, and tg.cond or tg.where for a choice"
+        "tg.fori_loop or tg.scan for a loop there, and tg.cond or tg.where for a choice",
     )
 
 
@@ -295,13 +296,14 @@ def _unstable(ways: Sequence[Way]) -> TraceError:
         str(segment.guard.loc) for way in ways for segment in way.scope.segments if segment.guard
     )
     return _located(
+        TraceError,
         f"a function given to {ways[0].scope.form} is traced once for each way through it, by its "
         f"conditions at {', '.join(places)}, and did not compute the same when it came to the same "
-        "point again: what it does may only depend on what it is given"
+        "point again: what it does may only depend on what it is given",
     )
 
 
-def _located(message: str) -> TraceError:
-    error = TraceError(message)
+def _located(kind: type[TraceError], message: str) -> TraceError:
+    error = kind(message)
     error.located = True  # type: ignore[attr-defined]
     return error

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tracegrad.config import config
 from tracegrad.errors import TraceError
 from tracegrad.ir.batching import batch
 from tracegrad.ir.graph import Graph, Node
@@ -33,12 +34,16 @@ from tracegrad.tracer.control import apply_control, apply_whole
 from tracegrad.tracer.dispatch import apply, constant
 from tracegrad.tracer.inplace import assign
 from tracegrad.tracer.location import locate
+from tracegrad.tracer.loop_records import KnownLoops
 from tracegrad.tracer.promotion import cast, get_default_dtype
 from tracegrad.tracer.randomness import draw
+from tracegrad.tracer.range_names import counting
 from tracegrad.tracer.recorder import Recorder
 from tracegrad.tracer.recording import Value
-from tracegrad.tracer.scopes import Scope
+from tracegrad.tracer.rolling import Rolling
+from tracegrad.tracer.scopes import Scope, UnrolledError
 from tracegrad.tracer.state import state
+from tracegrad.tracer.stores import Places
 from tracegrad.tracer.tape import mark
 from tracegrad.tracer.tensor import Tensor, wrap
 
@@ -52,15 +57,23 @@ def over_rows(
     tensors: Sequence[Tensor],
     size: int,
     randomness: Randomness,
+    subject: Any = None,
 ) -> tuple[Tree, list[bool]]:
     """The results of `function` for each row of `tensors`, which are `size` along their first axis.
 
     A flag says of each result whether it has the axis of rows in front, or is the same for all.
-    What the function writes into its arguments is written into `tensors`.
+    What the function writes into its arguments is written into `tensors`. `subject`: the user's
+    function that it calls.
     """
     since = mark()
     with _recording() as recorder:
-        row = _traced(recorder, function, tensors, randomness)
+        try:
+            row = _traced(recorder, function, tensors, randomness)
+        except UnrolledError:
+            if recorder.rolling is not None or recorder.in_body or not config.roll:
+                raise
+            with _rolling(recorder, subject):
+                row = _traced(recorder, function, tensors, randomness)
     own = randomness == "different"
     operands = row.body.operands
     values = [*tensors, *(x for _, x in operands), *row.drawn(size, own)]
@@ -146,6 +159,16 @@ def _recording() -> Iterator[Recorder]:
     finally:
         state.recorder = None
         recorder.close()
+
+
+@contextmanager
+def _rolling(recorder: Recorder, subject: Any) -> Iterator[None]:
+    """The loops of the user's function are rolled, in eager code."""
+    survey = Survey(subject)
+    places = Places(survey, (), {}, (), ())
+    recorder.outermost.rolling = Rolling(recorder, places, KnownLoops(), {})
+    with counting(survey.functions):
+        yield
 
 
 def _traced(

@@ -133,9 +133,13 @@ class Scope:
         return Value(-1, self._inputs.number(item), None, item.type, differentiable, self)
 
 
-def _at_line(message: str) -> TraceError:
+class UnrolledError(TraceError):
+    """A loop of Python in a body cannot be traced as it stands; rolled it could."""
+
+
+def _at_line(message: str, kind: type[TraceError] = TraceError) -> TraceError:
     place = user_place()
-    error = TraceError(message if place is None else f"{message}, at {place}")
+    error = kind(message if place is None else f"{message}, at {place}")
     error.located = True  # type: ignore[attr-defined]
     return error
 
@@ -146,7 +150,8 @@ def demanded_inside(scope: Scope, kind: str) -> TraceError:
     cure = "use tg.fori_loop" if kind == "index" else "keep it a tensor"
     return _at_line(
         f"{asked} of a value that is computed in a function given to {scope.form}: it has another "
-        f"value in each run, and Python sees one; {cure}"
+        f"value in each run, and Python sees one; {cure}",
+        UnrolledError if kind == "index" else TraceError,
     )
 
 

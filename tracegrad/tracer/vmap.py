@@ -77,7 +77,7 @@ def vmap(
             row_args, row_kwargs = call.arguments(rows)
             return tree_of(f(*row_args, **row_kwargs))
 
-        results, batched = over_rows(of_row, call.mapped, call.size, randomness)
+        results, batched = over_rows(of_row, call.mapped, call.size, randomness, f)
         structure = results.structure
         ends = axes_of(structure, places, what_out, "the result")
         names = leaf_names(structure, "the result")
