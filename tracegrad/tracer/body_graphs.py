@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tracegrad.errors import TraceError
 from tracegrad.ir.graph import Builder, Graph, Node, reachable
 from tracegrad.ir.op import OPS
 from tracegrad.ir.ops.control import FLAG
@@ -60,7 +61,7 @@ def body_of(ways: Sequence[Way], arguments: int, *, carries_fault: bool, by_one:
     With `carries_fault` the fault is that of all runs: then the last of the inputs is its value
     before. With `by_one` there is no fault: each requirement has a value of its own.
     """
-    if len(ways) == 1:
+    if len(ways) == 1 and len(ways[0].scope.segments) == 1:
         return _single(ways[0], arguments, carries_fault=carries_fault, by_one=by_one)
     trees, types = _agreed(ways)
     paths = [path_of(way) for way in ways]
@@ -71,7 +72,7 @@ def body_of(ways: Sequence[Way], arguments: int, *, carries_fault: bool, by_one:
     known = {item.key: item for item in ways[0].scope.inputs}
     raised = {id(path): way.raised for path, way in zip(paths, ways, strict=True)}
     kind = _ByOne if by_one else _WithFault
-    assembly = kind(root, given, known, types, paths, raised, carries_fault)
+    assembly = kind(ways[0].scope.form, root, given, known, types, paths, raised, carries_fault)
     return assembly.body(trees)
 
 
@@ -102,6 +103,9 @@ def _at(builder: Builder, position: int) -> Node:
     return builder.nodes[position] if position >= 0 else builder.inputs[-1 - position]
 
 
+_ASTRAY = "a function given to {} went a way that was not traced; use tg.while_loop for its loops"
+
+
 class _Ways(Assembly):
     """
     given     what is passed to the body; `known` is all that it may read, by key.
@@ -112,6 +116,7 @@ class _Ways(Assembly):
 
     def __init__(
         self,
+        form: str,
         root: Junction,
         given: Sequence[ScopeInput],
         known: dict[Hashable, ScopeInput],
@@ -124,6 +129,10 @@ class _Ways(Assembly):
         self.root = root
         self.inputs_known = known
         self.raised = raised
+        self.errors = [error for error in raised.values() if error is not None]
+        self.astray = Limits(0, 0, "", exception=TraceError(_ASTRAY.format(form)))
+        if _has_gap(root):
+            self.errors.append(self.astray)
         self.common = _common(paths)
         self.parted = [i for i in range(len(types)) if i not in self.common]
         self.types = [types[i] for i in self.parted]
@@ -141,22 +150,24 @@ class _Ways(Assembly):
         self.found[ref[1]] = self._import(item), item
 
     def missing(self, scope: BodyScope, fault: LoopRef) -> list[Node]:
-        """All ways are known but for ends of loops that cannot be."""
-        return [*self.zeros(scope), *self.nothing_wrong(scope)]
+        """All ways are known."""
+        raise AssertionError("a way through a body was not traced")
+
+    def never(self, scope: BodyScope, fault: LoopRef) -> list[Node]:
+        """An error, should anything come there."""
+        return self.failing(scope, self.astray)
 
     def zeros(self, scope: BodyScope) -> list[Node]:
         """Results that nobody will see."""
         made = [np.zeros(type.shape, type.dtype.numpy) for type in self.types]
         return [scope.builder.constant(array) for array in made]
 
-    def nothing_wrong(self, scope: BodyScope) -> list[Node]:
-        """What follows the results where all is as required."""
+    def failing(self, scope: BodyScope, wrong: Limits) -> list[Node]:
+        """The outputs where nothing is right."""
         raise NotImplementedError
 
     def results(self, scope: BodyScope, path: Path) -> list[Node]:
-        """What a path returns, in the types of all; zeros if it raises."""
-        if self.raised[id(path)] is not None:
-            return self.zeros(scope)
+        """What a path returns, in the types of all."""
         found = [scope.node(path.results[i]) for i in self.parted]
         with scope.builder:
             return [
@@ -183,6 +194,7 @@ class _WithFault(_Ways):
 
     def __init__(
         self,
+        form: str,
         root: Junction,
         given: Sequence[ScopeInput],
         known: dict[Hashable, ScopeInput],
@@ -191,8 +203,8 @@ class _WithFault(_Ways):
         raised: dict[int, Limits | None],
         carries_fault: bool,
     ) -> None:
-        super().__init__(root, given, known, types, paths, raised, carries_fault)
-        self.has_fault = any(x is not None for x in raised.values()) or bool(_checks_in(root))
+        super().__init__(form, root, given, known, types, paths, raised, carries_fault)
+        self.has_fault = bool(self.errors or _checks_in(root))
         builder = self.top.builder
         if self.has_fault and carries_fault:
             self.inputs.append(builder.input(FLAG, "fault"))
@@ -202,18 +214,17 @@ class _WithFault(_Ways):
 
     def end(self, scope: BodyScope, path: Path, fault: LoopRef) -> list[Node]:
         """The results, then the fault."""
-        made = self.results(scope, path)
         raised = self.raised[id(path)]
         if raised is not None:
-            made.append(self.always(scope))
-            scope.requirements.append(Requirement(0, made[-1], raised, None))
-        elif self.has_fault:
-            made.append(scope.node(fault))
-        return made
+            return self.failing(scope, raised)
+        made = self.results(scope, path)
+        return [*made, scope.node(fault)] if self.has_fault else made
 
-    def nothing_wrong(self, scope: BodyScope) -> list[Node]:
-        """The fault."""
-        return [scope.builder.constant(np.False_)] if self.has_fault else []
+    def failing(self, scope: BodyScope, wrong: Limits) -> list[Node]:
+        """Zeros, and the fault."""
+        flag = self.always(scope)
+        scope.requirements.append(Requirement(0, flag, wrong, None))
+        return [*self.zeros(scope), flag]
 
     def body(self, trees: list[Tree]) -> Body:
         """All ways."""
@@ -233,21 +244,21 @@ class _ByOne(_Ways):
 
     def end(self, scope: BodyScope, path: Path, fault: LoopRef) -> list[Node]:
         """The results, then the flags."""
+        raised = self.raised[id(path)]
+        if raised is not None:
+            return self.failing(scope, raised)
         made = self.results(scope, path)
         mine = {id(check) for junction in self.path for check in junction.piece.checks}
         for check in _checks_below(self.root):
-            inside = id(check) in mine
-            made.append(scope.node(check.flag) if inside else scope.builder.constant(np.False_))
-        for number, raised in self.raised.items():
-            if raised is not None:
-                here = number == id(path)
-                made.append(self.always(scope) if here else scope.builder.constant(np.False_))
-        return made
+            right = scope.builder.constant(np.False_)
+            made.append(scope.node(check.flag) if id(check) in mine else right)
+        return made + [scope.builder.constant(np.False_) for _ in self.errors]
 
-    def nothing_wrong(self, scope: BodyScope) -> list[Node]:
-        """The flags."""
-        raised = [x for x in self.raised.values() if x is not None]
-        return [scope.builder.constant(np.False_) for _ in (*_checks_below(self.root), *raised)]
+    def failing(self, scope: BodyScope, wrong: Limits) -> list[Node]:
+        """Zeros, and one flag that is set."""
+        right = scope.builder.constant(np.False_)
+        made = [*self.zeros(scope), *(right for _ in _checks_below(self.root))]
+        return made + [self.always(scope) if x is wrong else right for x in self.errors]
 
     def body(self, trees: list[Tree]) -> Body:
         """All ways."""
@@ -263,12 +274,18 @@ class _ByOne(_Ways):
             message = check.limits.message.format("of some element")
             limits = check.limits._replace(low=0, high=0, message=message, spared=None)
             required.append(Requirement(0, next(flags), limits, check.place))
-        for raised in self.raised.values():
-            if raised is not None:
-                required.append(Requirement(0, next(flags), raised, None))
+        required += [Requirement(0, next(flags), error, None) for error in self.errors]
         self.path.pop()
         nodes = tuple(self.top.builder.nodes)
         return Body(nodes, self.inputs, self.found, outputs, trees, required, None)
+
+
+def _has_gap(junction: Junction) -> bool:
+    """Whether some end of a loop on the way is one that no path takes."""
+    ways = junction.ways
+    if None not in ways and junction.end is None and len(ways) < junction.piece.choices:
+        return True
+    return any(map(_has_gap, ways.values()))
 
 
 def _common(paths: Sequence[Path]) -> dict[int, LoopRef]:

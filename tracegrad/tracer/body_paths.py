@@ -17,7 +17,7 @@ from tracegrad.tracer.bounds import Limits
 from tracegrad.tracer.loop_paths import Exits, LoopRef, Path, Recorded, exits_of, joined
 from tracegrad.tracer.loop_records import KnownLoops, SiteKey
 from tracegrad.tracer.rolling import RollFailedError, Rolling
-from tracegrad.tracer.scopes import ScopeInputs, UnrolledError
+from tracegrad.tracer.scopes import ScopeInputs
 from tracegrad.tracer.state import state
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def explored(
     recorder: Recorder, name: str, form: str, once: Callable[[Scope], Returned]
 ) -> list[Way]:
     """`once` is called in a new scope for each way. At least one of the ways returns: where none
-    does, the exception of the first comes out.
+    does, their exception comes out.
 
     Loops are rolled where they are outside. What is learned of a loop on one way holds for the
     others, so all begin anew then.
@@ -91,9 +91,9 @@ def explored(
                 raise _unstable(found)
             loops.give_up()
             found, script = [], []
-    if all(way.error is not None for way in found):
-        assert found[0].error is not None
-        raise found[0].error
+    errors = [way.error for way in found if way.error is not None]
+    if len(errors) == len(found):
+        raise _all_raise(form, errors)
     for way in found:
         if way.error is not None:
             way.raised = Limits.of_exception(way.error, form)
@@ -202,7 +202,7 @@ def way_on(scope: Scope, asked: Value, kind: str) -> Hashable:
     elif number >= MOST_WAYS:
         raise _TooManyError
     else:
-        outcome = True if kind == "bool" else int(not _exits(asked.node).regular)
+        outcome = True if kind == "bool" else _exits(asked.node).next(0)
     if kind == "exit" and outcome and not scope.forced:
         code: int = outcome  # type: ignore[assignment]
         # The iteration that the loop gave up goes the way that ended it.
@@ -231,8 +231,9 @@ def _following(scope: Scope) -> list[Hashable] | None:
         else:
             code: int = last  # type: ignore[assignment]
             asked = scope.segments[guard.ref[0]].builder.nodes[guard.ref[1]]
-            if code < len(_exits(asked).trails):
-                return [*outcomes, code + 1]
+            following = _exits(asked).next(code + 1)
+            if following is not None:
+                return [*outcomes, following]
     return None
 
 
@@ -283,11 +284,23 @@ def _too_many(scope: Scope, scopes: Sequence[Scope], loops: _Loops) -> TraceErro
         for place, note in loops.known.notes.items()
         if place in counts and note != "rolled"
     ]
-    return _located(
-        UnrolledError,
+    error = _located(
         f"more than {MOST_WAYS} ways lead through a function given to {scope.form}: it asks for "
         f"the truth of its own values at {', '.join(asked)}{''.join(notes)}. Use tg.while_loop, "
         "tg.fori_loop or tg.scan for a loop there, and tg.cond or tg.where for a choice",
+    )
+    error.unrolled = True  # type: ignore[attr-defined]
+    return error
+
+
+def _all_raise(form: str, errors: Sequence[Exception]) -> Exception:
+    """What comes out where no way through a body returns."""
+    texts = dict.fromkeys(f"{type(error).__name__}: {error}" for error in errors)
+    if len(texts) == 1:
+        return errors[0]
+    return _located(
+        f"a function given to {form} raises an exception whichever way it goes, so that it is not "
+        f"known what it returns: {'; '.join(texts)}",
     )
 
 
@@ -296,14 +309,13 @@ def _unstable(ways: Sequence[Way]) -> TraceError:
         str(segment.guard.loc) for way in ways for segment in way.scope.segments if segment.guard
     )
     return _located(
-        TraceError,
         f"a function given to {ways[0].scope.form} is traced once for each way through it, by its "
         f"conditions at {', '.join(places)}, and did not compute the same when it came to the same "
         "point again: what it does may only depend on what it is given",
     )
 
 
-def _located(kind: type[TraceError], message: str) -> TraceError:
-    error = kind(message)
+def _located(message: str) -> TraceError:
+    error = TraceError(message)
     error.located = True  # type: ignore[attr-defined]
     return error

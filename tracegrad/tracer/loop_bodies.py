@@ -111,11 +111,13 @@ class Assembly:
     subclasses to say.
 
     path   the junctions that lead to what is being emitted; `trail` the outcomes.
+    ahead  the next outcomes, where they follow from how a loop inside came to its end.
     """
 
     def __init__(self, name: str) -> None:
         self.path: list[Junction] = []
         self.trail: list[Hashable] = []
+        self.ahead: tuple[Hashable, ...] = ()
         self.top = BodyScope(self, None, name)
 
     def import_outer(self, ref: LoopRef) -> None:
@@ -128,6 +130,10 @@ class Assembly:
 
     def missing(self, scope: BodyScope, fault: LoopRef) -> list[Node]:
         """The outputs where no path is known."""
+        raise NotImplementedError
+
+    def never(self, scope: BodyScope, fault: LoopRef) -> list[Node]:
+        """The outputs where nothing ever comes."""
         raise NotImplementedError
 
     def step(self, ref: LoopRef) -> Any:
@@ -184,14 +190,22 @@ class Assembly:
         outputs = []
         for outcome in range(2 if junction is None else junction.piece.choices):
             branch = BodyScope(self, scope, f"way{outcome}")
-            exits = junction is not None and junction.piece.kind == "exit"
-            self.trail.append(outcome if exits else bool(outcome))
+            ahead, piece = self.ahead, None if junction is None else junction.piece
+            counts = piece is not None and piece.kind == "exit"
+            way: Hashable = outcome if counts else bool(outcome)
+            self.trail.append(way)
             with branch.builder:
                 if outcome in ways:
+                    self.ahead = ahead[1:] or (() if piece is None else piece.after(way))
                     made = self.emit(branch, ways[outcome], fault)
+                elif ahead[:1] not in ((), (way,)) or (
+                    piece is not None and counts and outcome in piece.exits.impossible
+                ):
+                    made = self.never(branch, fault)
                 else:
                     made = self.missing(branch, fault)
             self.trail.pop()
+            self.ahead = ahead
             scopes.append(branch)
             outputs.append(made)
         refs = list(dict.fromkeys(ref for branch in scopes for ref in branch.taken))
@@ -223,6 +237,7 @@ class _LoopAssembly(Assembly):
         self.outer_types = outer_types
         self.outer: list[tuple[int, int]] = []
         self.trails: list[tuple[Hashable, ...]] = []
+        self.impossible: set[int] = set()
         self.has_code = any(_has_exit(root) for root in roots.values())
         self.has_fault = any(_has_check(root) for root in roots.values())
         outcomes = [x for x in roots if x is not None]
@@ -257,8 +272,10 @@ class _LoopAssembly(Assembly):
             (root,) = self.roots.values()
             made = self.emit(top, root, ("fault", 0))
         graph = finished(top, made, top.builder.inputs)
-        # Without a condition that all paths begin with, only a way that none knows is the end.
-        remember_exits(graph, Exits(tuple(self.trails), not self.carries_condition))
+        if self.carries_condition:
+            # No condition ends it: only a way that no path knows does.
+            self.impossible.add(0)
+        remember_exits(graph, Exits(tuple(self.trails), frozenset(self.impossible)))
         return Body(
             graph,
             self.outer,
@@ -289,9 +306,14 @@ class _LoopAssembly(Assembly):
         carried = [scope.node(("carry", i)) for i in range(len(self.carries))]
         if self.carries_condition:
             carried.append(scope.node(("condition",)))
-        return self._close(
-            scope, scope.builder.constant(np.False_), carried, len(self.trails), fault
-        )
+        go = scope.builder.constant(np.False_)
+        return self._close(scope, go, carried, len(self.trails), fault)
+
+    def never(self, scope: BodyScope, fault: LoopRef) -> list[Node]:
+        """A way out that nothing takes."""
+        made = self.missing(scope, fault)
+        self.impossible.add(len(self.trails))
+        return made
 
     def _close(
         self, scope: BodyScope, go: Node, carried: list[Node], code: int, fault: LoopRef

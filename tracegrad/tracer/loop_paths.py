@@ -58,12 +58,31 @@ class Check:
     place: Place | None
 
 
+@dataclass(frozen=True)
+class Exits:
+    """In which ways a loop can end.
+
+    trails      for each that no path knows: the outcomes in the iteration that lead to it.
+    impossible  numbers of those that contradict how a loop inside came to its end, and 0 if there
+                is no regular end.
+    """
+
+    trails: tuple[tuple[Hashable, ...], ...] = ()
+    impossible: frozenset[int] = frozenset()
+
+    def next(self, code: int) -> int | None:
+        """The first possible one from a number on; 0 is the regular end."""
+        codes = range(code, len(self.trails) + 1)
+        return next((x for x in codes if x not in self.impossible), None)
+
+
 @dataclass
 class Piece:
     """The operations between two guards of an iteration.
 
     asked    what the guard asks for: a truth, or how a loop inside came to its end.
     choices  how many outcomes there are.
+    exits    how that loop can end.
     """
 
     steps: list[Step]
@@ -72,6 +91,13 @@ class Piece:
     kind: str = ""
     outcome: Hashable = None
     choices: int = 2
+    exits: Exits = Exits()
+
+    def after(self, outcome: Hashable) -> tuple[Hashable, ...]:
+        """The next outcomes, where they follow from this one: what ended the loop inside."""
+        if self.kind != "exit" or not isinstance(outcome, int) or not outcome:
+            return ()
+        return self.exits.trails[outcome - 1]
 
     def key(self) -> Hashable:
         """Equal for the same piece in two recordings."""
@@ -92,18 +118,6 @@ class Path:
     pieces: list[Piece]
     results: list[LoopRef] = field(default_factory=list)
     following: LoopRef | None = None
-
-
-@dataclass(frozen=True)
-class Exits:
-    """In which ways a loop can end.
-
-    trails   for each that no path knows: the outcomes in the iteration that lead to it.
-    regular  whether it can come to its regular end.
-    """
-
-    trails: tuple[tuple[Hashable, ...], ...] = ()
-    regular: bool = True
 
 
 _exits: WeakKeyDictionary[Graph, Exits] = WeakKeyDictionary()
@@ -210,7 +224,8 @@ class Recorded:
                 piece.kind = guard.kind
                 if guard.kind == "exit":
                     asked = self._segments[guard.ref[0]].builder.nodes[guard.ref[1]]
-                    piece.choices = 1 + len(exits_of(asked.inputs[0].params["body"]).trails)
+                    piece.exits = exits_of(asked.inputs[0].params["body"])
+                    piece.choices = 1 + len(piece.exits.trails)
             found.append(piece)
         return found
 

@@ -41,7 +41,7 @@ from tracegrad.tracer.range_names import counting
 from tracegrad.tracer.recorder import Recorder
 from tracegrad.tracer.recording import Value
 from tracegrad.tracer.rolling import Rolling
-from tracegrad.tracer.scopes import Scope, UnrolledError
+from tracegrad.tracer.scopes import Scope
 from tracegrad.tracer.state import state
 from tracegrad.tracer.stores import Places
 from tracegrad.tracer.tape import mark
@@ -66,11 +66,14 @@ def over_rows(
     function that it calls.
     """
     since = mark()
+    eager = state.recorder is None
     with _recording() as recorder:
         try:
             row = _traced(recorder, function, tensors, randomness)
-        except UnrolledError:
-            if recorder.rolling is not None or recorder.in_body or not config.roll:
+        except TraceError as error:
+            # A loop of Python that cannot be traced as it stands may be rolled. Looking for that is
+            # dear in eager code, and mostly for nothing.
+            if not (getattr(error, "unrolled", False) and eager and config.roll):
                 raise
             with _rolling(recorder, subject):
                 row = _traced(recorder, function, tensors, randomness)

@@ -14,7 +14,7 @@ from tracegrad.errors import TraceError
 from tracegrad.ir.graph import Builder
 from tracegrad.ir.op import Op
 from tracegrad.ir.types import TensorType
-from tracegrad.tracer.location import user_place
+from tracegrad.tracer.location import user_location, user_place
 from tracegrad.tracer.numbering import Numbering
 from tracegrad.tracer.recording import Ref, Segment, Value
 
@@ -133,13 +133,9 @@ class Scope:
         return Value(-1, self._inputs.number(item), None, item.type, differentiable, self)
 
 
-class UnrolledError(TraceError):
-    """A loop of Python in a body cannot be traced as it stands; rolled it could."""
-
-
-def _at_line(message: str, kind: type[TraceError] = TraceError) -> TraceError:
+def _at_line(message: str) -> TraceError:
     place = user_place()
-    error = kind(message if place is None else f"{message}, at {place}")
+    error = TraceError(message if place is None else f"{message}, at {place}")
     error.located = True  # type: ignore[attr-defined]
     return error
 
@@ -148,11 +144,15 @@ def demanded_inside(scope: Scope, kind: str) -> TraceError:
     """Python asked for a value that only the running loop will know."""
     asked = {"array": "the array", "index": "a range or an index"}.get(kind, f"{kind}()")
     cure = "use tg.fori_loop" if kind == "index" else "keep it a tensor"
-    return _at_line(
+    place = str(user_location())
+    if kind == "index" and scope.rolling is not None and place in scope.rolling.known.notes:
+        cure += f"; the loop at {place} is {scope.rolling.known.notes[place]}"
+    error = _at_line(
         f"{asked} of a value that is computed in a function given to {scope.form}: it has another "
-        f"value in each run, and Python sees one; {cure}",
-        UnrolledError if kind == "index" else TraceError,
+        f"value in each run, and Python sees one; {cure}"
     )
+    error.unrolled = kind == "index"  # type: ignore[attr-defined]
+    return error
 
 
 def printed_inside(scope: Scope) -> TraceError:
