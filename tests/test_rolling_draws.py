@@ -303,3 +303,31 @@ def test_an_exception_leaves_the_generator():
         with pytest.raises(ValueError, match="too much"):
             compiled(X, 50)
         assert tg.get_rng_state().tolist() == state
+
+
+def loops_that_draw_in_bodies(x):
+    def body(c, _):
+        for _ in range(12):
+            c = c * 0.9 + tg.randn(3)
+        return c, c.sum()
+
+    c, sums = tg.scan(body, x, None, length=4)
+    return c, sums, tg.rand(2)
+
+
+def bodies_that_draw_in_loops(x):
+    for _ in range(10):
+        x = tg.fori_loop(0, 5, lambda i, c: c + tg.rand(3), x)
+        x = tg.map(lambda row: row + tg.rand(()), x)
+    return x, tg.rand(2)
+
+
+@pytest.mark.parametrize("compute", [loops_that_draw_in_bodies, bodies_that_draw_in_loops])
+def test_bodies_and_loops_within_each_other_draw_the_numbers_of_eager_code(compute):
+    compiled = tg.compile(compute)
+    tg.manual_seed(3)
+    expected = [compute(tg.ones(3)) for _ in range(3)]
+    tg.manual_seed(3)
+    for values in expected:
+        for ours, theirs in zip(compiled(tg.ones(3)), values, strict=True):
+            np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-5)

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from tracegrad.errors import GradError
-from tracegrad.ir.graph import Graph, Node, reachable
-from tracegrad.ir.op import INPUT, OPS
-from tracegrad.ir.ops.control import FLAG
+from tracegrad.errors import GradError, TraceError
+from tracegrad.ir.graph import Builder, Graph, Node, reachable
+from tracegrad.ir.op import OPS
 from tracegrad.tracer.body_draws import BodyDraws
-from tracegrad.tracer.bounds import Requirement, any_outside, remember
+from tracegrad.tracer.body_graphs import Body, body_of
+from tracegrad.tracer.body_paths import Returned, Way, explored, parting
+from tracegrad.tracer.carries import Tree
 from tracegrad.tracer.control import apply_whole
+from tracegrad.tracer.dispatch import constant
+from tracegrad.tracer.location import locate
 from tracegrad.tracer.state import state
 from tracegrad.tracer.tape import Node as TapeNode
 from tracegrad.tracer.tensor import Tensor, wrap
 
 if TYPE_CHECKING:
     from tracegrad.tracer.recorder import Recorder
-    from tracegrad.tracer.recording import Value
+    from tracegrad.tracer.recording import Ref, Value
     from tracegrad.tracer.scopes import Scope
 
 
@@ -38,40 +40,8 @@ class BodyInput(TapeNode):
         )
 
 
-@dataclass(eq=False)
-class Body:
-    """A function of tensors, traced.
-
-    inputs    the nodes of its arguments.
-    operands  the tensors from around that it reads, each with its node.
-    outputs   the nodes of its results, which are `results`.
-    fault     the node of a flag, true where one of `requirements` does not hold; None if it has
-              none.
-    drawn     how many random numbers a run draws.
-    """
-
-    nodes: tuple[Node, ...]
-    inputs: list[Node]
-    operands: list[tuple[Node, Tensor]]
-    outputs: list[Node]
-    results: list[Tensor]
-    requirements: list[Requirement]
-    fault: Node | None
-    drawn: int = 0
-
-    def graph(self, name: str, inputs: Sequence[Node], outputs: Sequence[Node]) -> Graph:
-        """The body as a graph, its inputs and outputs in the order of the op that runs it."""
-        live = reachable((*outputs, *(node for node in self.nodes if not node.op.pure)))
-        made = Graph(
-            name, tuple(inputs), tuple(node for node in self.nodes if node in live), tuple(outputs)
-        )
-        if self.requirements:
-            remember(made, self.requirements)
-        return made
-
-
 def trace_body(
-    function: Callable[[list[Tensor]], Sequence[Tensor]],
+    function: Callable[[list[Tensor]], tuple[Sequence[Tensor], list[Tree]]],
     likes: Sequence[Tensor],
     names: Sequence[str],
     form: str,
@@ -80,69 +50,110 @@ def trace_body(
     trips: int | None = None,
     reverse: bool = False,
 ) -> Body:
-    """Run `function` on stand-ins with the values of `likes` and keep what it does as a graph.
+    """Run `function` on stand-ins with the values of `likes`, once for each way through it, and
+    keep what it does as a graph.
 
-    A recorder is active. `form` is how the user's program calls this, for errors. With
-    `carries_fault` the fault is that of all runs: then the last of `inputs` is its value before.
+    It returns tensors, and the trees whose leaves the last of them are. A recorder is active.
+    `form` is how the user's program calls this, for errors. `carries_fault`: see `body_of`.
     `trips`: it is the body of a loop that runs so often, `reverse` perhaps, and that gives it the
     position first; then it may draw random numbers.
-    TraceError where the function asks for a value or changes what it did not make.
+    TraceError where the function asks for a number or changes what it did not make.
     """
     recorder = cast("Recorder", state.recorder)
-    before = state.grad_enabled, state.weak_numbers
-    with recorder.body("body", form) as scope:
-        try:
-            scope.shared = lambda value: computed_outside(recorder, scope, value)
-            stand_ins = []
-            inputs = []
-            for like, name in zip(likes, names, strict=True):
-                tensor = _stand_in(like)
-                inputs.append(recorder.enter(tensor, name, tensor._requires_grad))
-                stand_ins.append(tensor)
-            draws = None
-            if trips is not None:
-                draws = BodyDraws(recorder, scope, stand_ins[0], trips, reverse)
-            results = list(function(stand_ins))
-            outputs = [recorder.node_of(x) for x in results]
-        finally:
-            state.set_grad(before[0])
-            state.weak_numbers = before[1]
-        builder = scope.builder
-        fault = None
-        if scope.requirements:
-            flags = [builder.nodes[item.position] for item in scope.requirements]
-            if carries_fault:
-                earlier = builder.input(FLAG, "fault")
-                inputs.append(earlier)
-                flags.insert(0, earlier)
-            with builder:
-                fault = any_outside(flags)
-    drawn, counters = (0, []) if draws is None else draws.finish()
-    return Body(
-        tuple(builder.nodes),
-        inputs,
-        [*scope.operands, *counters],
-        outputs,
-        results,
-        list(scope.requirements),
-        fault,
-        drawn,
-    )
+    draws: list[BodyDraws] = []
+
+    def once(scope: Scope) -> Returned:
+        scope.shared = lambda value: computed_outside(recorder, scope, value)
+        stand_ins = []
+        for like, name in zip(likes, names, strict=True):
+            tensor = _stand_in(like)
+            recorder.enter(tensor, name, tensor._requires_grad)
+            stand_ins.append(tensor)
+        if trips is not None:
+            draws.append(BodyDraws(recorder, scope, stand_ins[0], trips, reverse))
+        results, trees = function(stand_ins)
+        return Returned([recorder.result_of(x) for x in results], trees)
+
+    ways = explored(recorder, "body", form, once)
+    body = body_of(ways, len(likes), carries_fault=carries_fault, by_one=False)
+    around: dict[Hashable, Tensor] = {}
+    if any(item.inputs for item in draws):
+        body.drawn = _drawn_by(ways)
+        values = [*recorder.counters(), constant(np.int64(body.drawn))]
+        for item in draws:
+            keys = [value.scope.inputs[value.position].key for value in item.inputs]
+            around |= zip(keys, values, strict=False)
+    body.operands = [
+        (node, around[key] if item.tensor is None else item.tensor)
+        for key, (node, item) in body.found.items()
+    ]
+    return body
+
+
+def _drawn_by(ways: Sequence[Way]) -> int:
+    """How many random numbers each run draws."""
+    ways = [way for way in ways if way.raised is None]
+    for way in ways[1:]:
+        if way.drawn != ways[0].drawn:
+            loc, holds = parting(ways[0], way)
+            first, second = (ways[0], way) if holds else (way, ways[0])
+            raise locate(
+                TraceError(
+                    f"a function given to {way.scope.form} draws {first.drawn} random numbers "
+                    f"where the condition at {loc} holds, and {second.drawn} where it does not: in "
+                    "compiled code each run of it has to draw as many. Draw them before the "
+                    "condition"
+                )
+            )
+    return ways[0].drawn
 
 
 def computed_outside(recorder: Recorder, scope: Scope, value: Value) -> Tensor | None:
     """A value that a body computes from what was there before it, computed outside; None for one
     that depends on the body's own inputs.
     """
-    assert value.node is not None
-    needed = reachable([value.node])
-    around = {node: x for node, x in scope.operands if node in needed}
-    if any(not node.op.pure or (node.op is INPUT and node not in around) for node in needed):
+    with Builder("outside") as builder:
+        made: dict[Ref, Node] = {}
+        around: list[Tensor] = []
+        node = _copied(scope, value, builder, made, around)
+    if node is None:
         return None
-    nodes = tuple(node for node in scope.builder.nodes if node in needed)
-    graph = Graph("outside", tuple(around), nodes, (value.node,))
+    graph = Graph("outside", tuple(builder.inputs), tuple(builder.nodes), (node,))
     with recorder.outside(scope):
-        return apply_whole(graph, list(around.values()))[0]
+        return apply_whole(graph, around)[0]
+
+
+def _copied(
+    scope: Scope, value: Value, builder: Builder, made: dict[Ref, Node], around: list[Tensor]
+) -> Node | None:
+    """The node of a value computed from `around` alone; None if it depends on the body's own."""
+    known = made.get(value.ref)
+    if known is not None:
+        return known
+    if value.segment < 0:
+        item = scope.inputs[value.position]
+        if item.tensor is None:
+            return None
+        around.append(item.tensor)
+        made[value.ref] = builder.input(item.type, item.name)
+        return made[value.ref]
+    assert value.node is not None
+    segment = scope.segments[value.segment]
+    needed = reachable([value.node])
+    copies: dict[Node, Node] = {}
+    for node, source in zip(segment.builder.inputs, segment.sources, strict=True):
+        if node in needed:
+            copy = _copied(scope, source, builder, made, around)
+            if copy is None:
+                return None
+            copies[node] = copy
+    for node in segment.builder.nodes:
+        if node in needed:
+            if not node.op.pure or node.op.name == "carried":
+                return None
+            copies[node] = builder.adopt(node, [copies[x] for x in node.inputs])
+    made[value.ref] = copies[value.node]
+    return copies[value.node]
 
 
 def _stand_in(like: Tensor) -> Tensor:

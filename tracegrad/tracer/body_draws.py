@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tracegrad.errors import TraceError
-from tracegrad.ir.graph import Node
 from tracegrad.ir.op import OPS, Op
 from tracegrad.runtime.random import default_generator
 from tracegrad.tracer.dispatch import apply, constant
@@ -38,7 +37,7 @@ class BodyDraws:
         self._start = default_generator.get_state()
         # Inputs of the body: the seed, the offset of the first iteration, how many numbers each
         # iteration draws.
-        self._inputs: list[tuple[Node, Tensor]] = []
+        self._inputs: list[tuple[Value, Tensor]] = []
         scope.draw = self._draw
         scope.counters = self._counters
 
@@ -75,15 +74,9 @@ class BodyDraws:
         ahead = constant(np.int64(offset - self._start[1]))
         return seed, apply(OPS["add"], [here, ahead])
 
-    def finish(self) -> tuple[int, list[tuple[Node, Tensor]]]:
-        """How many numbers an iteration draws, and the operands that this takes; the generator is
-        where the loop begins.
+    @property
+    def inputs(self) -> list[Value]:
+        """The seed, the offset and how many numbers each iteration draws, in the body; nothing if
+        it draws none.
         """
-        offset = default_generator.get_state()[1]
-        default_generator.go_back(self._start)
-        if not self._inputs:
-            return 0, []
-        each = offset - self._start[1]
-        around = [*self._recorder.counters(), constant(np.int64(each))]
-        nodes = [node for node, _ in self._inputs]
-        return each, list(zip(nodes, around, strict=True))
+        return [value for value, _ in self._inputs]

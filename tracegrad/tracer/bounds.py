@@ -6,6 +6,7 @@ and looks at it before anything is written back.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +19,7 @@ from tracegrad.ir.graph import Graph, Node
 from tracegrad.ir.interpret import interpret, watching
 from tracegrad.ir.op import OPS
 from tracegrad.ir.types import bool_
-from tracegrad.tracer.location import Place
+from tracegrad.tracer.location import Place, is_internal
 from tracegrad.tracer.state import state
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Limits(NamedTuple):
     """Each element has to be at least `low` and at most `high`, or equal to `spared`.
 
     `message` says what is wrong otherwise; its `{}` stands for the first element that is.
+    `exception` is what is raised instead, where the user's program does.
     """
 
     low: float
@@ -39,6 +41,17 @@ class Limits(NamedTuple):
     message: str
     spared: int | None = None
     error: type[TracegradError] = BoundsError
+    exception: Exception | None = None
+
+    @classmethod
+    def of_exception(cls, error: Exception, form: str) -> Limits:
+        """For a flag that says that the user's program raises, in a function given to `form`."""
+        place = raised_at(error)
+        if place is not None and not getattr(error, "located", False):
+            error.add_note(f"raised in a function given to {form}, at {place}")
+        # Frames would keep everything alive that was traced.
+        error.__traceback__ = error.__context__ = error.__cause__ = None
+        return cls(0, 0, "", exception=error)
 
     def first_outside(self, array: Array) -> str | None:
         """The first element out of the limits, as text; None if there is none."""
@@ -88,6 +101,18 @@ def require(x: Tensor, limits: Limits) -> None:
         recorder.require(x, limits)
 
 
+def raised_at(error: Exception) -> Place | None:
+    """Where in the user's program an exception was raised."""
+    found = None
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if not is_internal(code):
+            found = Place(code, trace.tb_lasti)
+        trace = trace.tb_next
+    return found
+
+
 def refuse(segment: Segment, requirement: Requirement, arguments: Sequence[Any]) -> None:
     """Raise the error of a requirement that does not hold for the segment's `arguments`."""
     # Which element it is was not computed: the interpreter finds it.
@@ -103,14 +128,24 @@ def refuse(segment: Segment, requirement: Requirement, arguments: Sequence[Any])
     raise error_of(requirement, found)
 
 
-def error_of(requirement: Requirement, found: str | None) -> TracegradError:
+def error_of(requirement: Requirement, found: str | None) -> Exception:
     """The error of a requirement that does not hold for the element `found`, if that is known."""
     limits = requirement.limits
+    if limits.exception is not None:
+        return _again(limits.exception)
     error = limits.error(limits.message.format("of some element" if found is None else found))
     if requirement.place is not None:
         error.args = (f"{error}, at {requirement.place}",)
         error.located = True  # type: ignore[attr-defined]
     return error
+
+
+def _again(error: Exception) -> Exception:
+    """An exception like one that was raised; itself if it cannot be copied."""
+    try:
+        return copy.copy(error)
+    except Exception:
+        return error.with_traceback(None)
 
 
 _in_bodies: WeakKeyDictionary[Graph, tuple[Requirement, ...]] = WeakKeyDictionary()
@@ -159,4 +194,5 @@ def require_none(
     if (recorder is None or not recorder.in_body) and fault._array:
         again()
     first = requirements[0].limits
-    require(fault, Limits(0, 0, first.message.format("of some element"), None, first.error))
+    message = first.message.format("of some element")
+    require(fault, first._replace(low=0, high=0, message=message, spared=None))

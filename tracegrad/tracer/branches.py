@@ -16,13 +16,15 @@ from tracegrad.ir import types
 from tracegrad.ir.graph import Builder, Node
 from tracegrad.ir.op import OPS
 from tracegrad.ir.ops.control import cond as cond_op
-from tracegrad.tracer.bodies import Body, trace_body
+from tracegrad.tracer.bodies import trace_body
+from tracegrad.tracer.body_graphs import Body
 from tracegrad.tracer.carries import Tree, common_dtypes, tree_of, truth_of
 from tracegrad.tracer.control import apply_control, apply_with_fault
 from tracegrad.tracer.conversion import to_int
 from tracegrad.tracer.location import located
 from tracegrad.tracer.promotion import cast
 from tracegrad.tracer.state import state
+from tracegrad.tracer.structure import Description
 from tracegrad.tracer.tensor import Tensor
 
 Function = Callable[..., Any]
@@ -73,12 +75,16 @@ def _traced(form: str, index: Tensor, branches: list[Function], operands: Sequen
     bodies: list[Body] = []
     trees: list[Tree] = []
     for branch in branches:
+        like = trees[0].structure if trees else None
 
-        def run(_: list[Tensor], branch: Function = branch) -> list[Tensor]:
-            trees.append(tree_of(branch(*operands), trees[0].structure if trees else None))
-            return trees[-1].leaves
+        def run(
+            _: list[Tensor], branch: Function = branch, like: Description | None = like
+        ) -> tuple[list[Tensor], list[Tree]]:
+            tree = tree_of(branch(*operands), like)
+            return tree.leaves, [tree]
 
         bodies.append(trace_body(run, [], [], form))
+        trees += bodies[-1].trees
     dtypes = common_dtypes(form, trees)
     read: dict[int, Tensor] = {}
     for body in bodies:

@@ -181,13 +181,22 @@ def fits(value: Tensor, weak: bool, dtype: DType) -> bool:
     return weak and category(value.dtype) <= category(dtype)
 
 
-def common_dtypes(form: str, trees: Sequence[Tree]) -> list[DType]:
+Where = Callable[[int, "int | None", int], str]
+"""Where the number of a branch is taken, its leaf comes from, and another branch is not."""
+
+
+def _in_branch(i: int, leaf: int | None, other: int) -> str:
+    return f"in branch {i}"
+
+
+def common_dtypes(form: str, trees: Sequence[Tree], where: Where = _in_branch) -> list[DType]:
     """The dtypes of the results of a branch whichever is taken; the errors of branches that
     differ.
     """
     first = trees[0]
     for i, tree in enumerate(trees[1:], 1):
-        same_structure(form, first, tree, f"what branch {i} returns", "that of branch 0")
+        what, before = f"what is returned {where(i, None, 0)}", f"that {where(0, None, i)}"
+        same_structure(form, first, tree, what, before)
     dtypes = []
     for k, label in enumerate(first.names("result")):
         leaves = [tree.leaves[k] for tree in trees]
@@ -199,13 +208,14 @@ def common_dtypes(form: str, trees: Sequence[Tree]) -> list[DType]:
         for i, (x, tree) in enumerate(zip(leaves, trees, strict=True)):
             if x._array.shape != leaves[0]._array.shape:
                 raise ShapeError(
-                    f"{form}: {label} is {leaves[0]._type} in branch 0 and {x._type} in branch {i}"
+                    f"{form}: {label} is {leaves[0]._type} {where(0, k, i)} and {x._type} "
+                    f"{where(i, k, 0)}"
                 )
             if x.dtype is not dtype and not fits(x, tree.weak[k], dtype):
                 other = next(j for j, y in enumerate(leaves) if y.dtype is not x.dtype)
                 raise DtypeError(
-                    f"{form}: {label} is {leaves[other]._type} in branch {other} and {x._type} in "
-                    f"branch {i}"
+                    f"{form}: {label} is {leaves[other]._type} {where(other, k, i)} and {x._type} "
+                    f"{where(i, k, other)}"
                 )
         dtypes.append(dtype)
     return dtypes

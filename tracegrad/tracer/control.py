@@ -61,24 +61,36 @@ def control_graph(
     Constants of shape () among `inputs` are within the graph. A stack among the results is no
     output. Equal calls get the same graph.
     """
-    literals = tuple(None if x._literal is None else Literal(x._array) for x in inputs)
+    literals = _literals(inputs)
     key = op, tuple([x._type for x in inputs]), literals, frozen_params(params)
     found = _graphs.get(key)
     if found is None:
-        with Builder(op.name) as builder:
-            nodes = [
-                builder.input(x._type, name)
-                if literal is None
-                else builder.append(CONSTANT, (), {"value": literal})
-                for x, literal, name in zip(inputs, literals, _names(op, params), strict=True)
-            ]
-            results = items(op(*nodes, **params))
-            outputs = [x for x in results if isinstance(x.type, TensorType)]
-            found = builder.finish(outputs, op.name)
+        found, _ = _control_graph(op, inputs, params)
         if len(_graphs) >= _KEPT:
             _graphs.clear()
         _graphs[key] = found
     return found, [x for x in inputs if x._literal is None]
+
+
+def _literals(inputs: Sequence[Tensor]) -> tuple[Literal | None, ...]:
+    return tuple(None if x._literal is None else Literal(x._array) for x in inputs)
+
+
+def _control_graph(
+    op: Op, inputs: Sequence[Tensor], params: dict[str, Any]
+) -> tuple[Graph, list[Tensor]]:
+    """As `control_graph`: one for this call alone."""
+    with Builder(op.name) as builder:
+        nodes = [
+            builder.input(x._type, name)
+            if literal is None
+            else builder.append(CONSTANT, (), {"value": literal})
+            for x, literal, name in zip(inputs, _literals(inputs), _names(op, params), strict=True)
+        ]
+        results = items(op(*nodes, **params))
+        outputs = [x for x in results if isinstance(x.type, TensorType)]
+        graph = builder.finish(outputs, op.name)
+    return graph, [x for x in inputs if x._literal is None]
 
 
 def _names(op: Op, params: dict[str, Any]) -> list[str]:
@@ -107,10 +119,15 @@ def apply_with_fault(
 
     Returns the other results.
     """
-    results = apply_control(op, inputs, params)
+    try:
+        # Not one that an equal call made: its requirements have other lines and messages.
+        graph, operands = _control_graph(op, inputs, params)
+    except TracegradError as error:
+        locate(error)
+        raise
+    results = apply_whole(graph, operands, grad_name=op.grad_name)
 
     def again() -> None:
-        graph, operands = control_graph(op, inputs, params)
         watched(graph, [x._array for x in operands])
 
     require_none(results.pop(fault), requirements, again)

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.errors import ShapeError
 from tracegrad.ir.op import OPS
 from tracegrad.runtime.random import default_generator
-from tracegrad.tracer.carries import LoopCall, Tree, settled, tree_of
+from tracegrad.tracer.carries import LoopCall, Tree, common_dtypes, settled, tree_of
 from tracegrad.tracer.conversion import to_bool, to_int
 from tracegrad.tracer.creation import as_tensor
 from tracegrad.tracer.dispatch import apply, constant
@@ -41,14 +40,14 @@ def _run(call: LoopCall) -> tuple[Any, Any]:
     # A body may write into what it is given, but not into what the loop was given.
     carry = carry.having([_copy(x) for x in carry.leaves])
     made: list[Tree] = []
+    differ = False
     done = 0
     while (limit is None or done < limit) and _goes_on(call, carry):
         position = limit - 1 - done if call.reverse and limit is not None else done
         new, row = _once(call, carry, position, made[0] if made else None)
         settled(call.form, carry, new)
         carry = carry.having(new.in_dtypes(carry.dtypes).leaves)
-        if made and [x._type for x in row.leaves] != [x._type for x in made[0].leaves]:
-            raise ShapeError(f"{call.form}: the rows that the function makes differ in type")
+        differ = differ or bool(made and _kinds(row) != _kinds(made[0]))
         made.append(row)
         done += 1
     result = carry.build(carry.leaves)
@@ -56,8 +55,15 @@ def _run(call: LoopCall) -> tuple[Any, Any]:
         return result, None
     if call.reverse:
         made.reverse()
+    if differ:
+        dtypes = common_dtypes(call.form, made, lambda i, leaf, other: f"in row {i}")
+        made = [row.in_dtypes(dtypes) for row in made]
     columns = zip(*(row.leaves for row in made), strict=True)
     return result, made[0].build([FUNCTIONS["stack"](column) for column in columns])
+
+
+def _kinds(row: Tree) -> Any:
+    return row.structure, [x._type for x in row.leaves]
 
 
 def _goes_on(call: LoopCall, carry: Tree) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from tracegrad.ir.op import OPS
 from tracegrad.ir.ops.control import FLAG, INDEX, cond, item
 from tracegrad.ir.types import TensorType, bool_, int64
 from tracegrad.tracer.bounds import Requirement, any_outside, remember
-from tracegrad.tracer.loop_paths import Check, Junction, LoopRef, Path, remember_exits
+from tracegrad.tracer.loop_paths import Check, Exits, Junction, LoopRef, Path, remember_exits
 
 if TYPE_CHECKING:
     from tracegrad.tracer.loop_rows import Growth
@@ -41,10 +41,10 @@ class Body:
     checks: list[Requirement] = field(default_factory=list)
 
 
-class _Scope:
+class BodyScope:
     """A graph being made: the body, or a branch of it."""
 
-    def __init__(self, assembly: _Assembly, outer: _Scope | None, name: str) -> None:
+    def __init__(self, assembly: Assembly, outer: BodyScope | None, name: str) -> None:
         self.assembly = assembly
         self.outer = outer
         self.builder = Builder(name)
@@ -100,8 +100,8 @@ class _Scope:
                 work.pop()
         return self.known[ref]
 
-    def _holder(self, ref: LoopRef) -> _Scope | None:
-        scope: _Scope | None = self
+    def _holder(self, ref: LoopRef) -> BodyScope | None:
+        scope: BodyScope | None = self
         while scope is not None and ref not in scope.known:
             scope = scope.outer
         return scope
@@ -110,7 +110,124 @@ class _Scope:
         return ref in self.known or self.has(ref)
 
 
-class _Assembly:
+class Assembly:
+    """One graph of the paths in a tree, with a `cond` where they part. How a path ends is for the
+    subclasses to say.
+
+    path   the junctions that lead to what is being emitted; `trail` the outcomes.
+    ahead  the next outcomes, where they follow from how a loop inside came to its end.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.path: list[Junction] = []
+        self.trail: list[Hashable] = []
+        self.ahead: tuple[Hashable, ...] = ()
+        self.top = BodyScope(self, None, name)
+
+    def import_outer(self, ref: LoopRef) -> None:
+        """Make a value from before the body an input of it."""
+        raise NotImplementedError
+
+    def end(self, scope: BodyScope, path: Path, fault: LoopRef) -> list[Node]:
+        """The outputs where a path ends."""
+        raise NotImplementedError
+
+    def missing(self, scope: BodyScope, fault: LoopRef) -> list[Node]:
+        """The outputs where no path is known."""
+        raise NotImplementedError
+
+    def never(self, scope: BodyScope, fault: LoopRef) -> list[Node]:
+        """The outputs where nothing ever comes."""
+        raise NotImplementedError
+
+    def step(self, ref: LoopRef) -> Any:
+        """The operation that computes a value."""
+        return self.path[ref[1]].piece.steps[ref[2]]
+
+    def emit(self, scope: BodyScope, junction: Junction, fault: LoopRef) -> list[Node]:
+        """The outputs of the body from a junction on."""
+        self.path.append(junction)
+        piece = junction.piece
+        number = len(self.path) - 1
+        for place, step in enumerate(piece.steps):
+            if not step.op.pure:
+                scope.node(("node", number, place))
+        if piece.checks:
+            fault = self.check(scope, piece.checks, fault)
+        if junction.end is not None:
+            made = self.end(scope, junction.end, fault)
+        elif None in junction.ways:
+            made = self.emit(scope, junction.ways[None], fault)
+        else:
+            assert piece.asked is not None
+            made = self.branches(scope, piece.asked, junction.ways, fault, junction)
+        self.path.pop()
+        return made
+
+    def check(self, scope: BodyScope, checks: Sequence[Check], fault: LoopRef) -> LoopRef:
+        """What says that something is wrong, after these requirements too."""
+        flags = [scope.node(fault)]
+        for check in checks:
+            value = scope.node(check.value)
+            flags.append(scope.node(check.flag))
+            scope.requirements.append(Requirement(0, value, check.limits, check.place))
+        with scope.builder:
+            node = any_outside(flags)
+        new = "fault", fault[1] + 1
+        scope.known[new] = node
+        return new
+
+    def branches(
+        self,
+        scope: BodyScope,
+        asked: LoopRef,
+        ways: dict[Any, Junction],
+        fault: LoopRef,
+        junction: Junction | None,
+    ) -> list[Node]:
+        """Both ways on from a condition."""
+        index = scope.node(asked)
+        if index.dtype is bool_:
+            with scope.builder:
+                index = OPS["cast"](index, dtype=int64)
+        scopes = []
+        outputs = []
+        for outcome in range(2 if junction is None else junction.piece.choices):
+            branch = BodyScope(self, scope, f"way{outcome}")
+            ahead, piece = self.ahead, None if junction is None else junction.piece
+            counts = piece is not None and piece.kind == "exit"
+            way: Hashable = outcome if counts else bool(outcome)
+            self.trail.append(way)
+            with branch.builder:
+                if outcome in ways:
+                    self.ahead = ahead[1:] or (() if piece is None else piece.after(way))
+                    made = self.emit(branch, ways[outcome], fault)
+                elif ahead[:1] not in ((), (way,)) or (
+                    piece is not None and counts and outcome in piece.exits.impossible
+                ):
+                    made = self.never(branch, fault)
+                else:
+                    made = self.missing(branch, fault)
+            self.trail.pop()
+            self.ahead = ahead
+            scopes.append(branch)
+            outputs.append(made)
+        refs = list(dict.fromkeys(ref for branch in scopes for ref in branch.taken))
+        operands = [scope.take(ref) for ref in refs]
+        graphs = []
+        for branch, made in zip(scopes, outputs, strict=True):
+            inputs = [
+                branch.taken.get(ref) or branch.builder.input(node.type)
+                for ref, node in zip(refs, operands, strict=True)
+            ]
+            graphs.append(finished(branch, made, inputs))
+            scope.requirements.extend(branch.requirements)
+        with scope.builder:
+            node = cond(index, *operands, branches=tuple(graphs))
+            return [item(node, index=i) for i in range(len(outputs[0]))]
+
+
+class _LoopAssembly(Assembly):
     def __init__(
         self,
         roots: dict[bool | None, Junction],
@@ -119,14 +236,14 @@ class _Assembly:
         first: int,
         growths: Sequence[Growth],
     ) -> None:
+        super().__init__("body")
         self.growths = growths
         self.roots = roots
         self.carries = carries
         self.outer_types = outer_types
         self.outer: list[tuple[int, int]] = []
-        self.exits = 0
-        self.path: list[Junction] = []
-        self.top = _Scope(self, None, "body")
+        self.trails: list[tuple[Hashable, ...]] = []
+        self.impossible: set[int] = set()
         self.has_code = any(_has_exit(root) for root in roots.values())
         self.has_fault = any(_has_check(root) for root in roots.values())
         outcomes = [x for x in roots if x is not None]
@@ -151,102 +268,30 @@ class _Assembly:
         self.outer.append(place)
         self.top.known[ref] = self.top.builder.input(self.outer_types[place])
 
-    def step(self, ref: LoopRef) -> Any:
-        """The operation that computes a value."""
-        return self.path[ref[1]].piece.steps[ref[2]]
-
     # ------------------------------------------------------------------- assembling
 
     def body(self) -> Body:
         top = self.top
         if self.carries_condition:
-            made = self._branches(top, ("condition",), self.roots, ("fault", 0), None)
+            made = self.branches(top, ("condition",), self.roots, ("fault", 0), None)
         else:
             (root,) = self.roots.values()
-            made = self._emit(top, root, ("fault", 0))
-        graph = _finished(top, made, top.builder.inputs)
-        remember_exits(graph, self.exits)
+            made = self.emit(top, root, ("fault", 0))
+        graph = finished(top, made, top.builder.inputs)
+        if self.carries_condition:
+            # No condition ends it: only a way that no path knows does.
+            self.impossible.add(0)
+        remember_exits(graph, Exits(tuple(self.trails), frozenset(self.impossible)))
         return Body(
             graph,
             self.outer,
             self.goes_on,
             self.carries_condition,
-            self.exits,
+            len(self.trails),
             _all_requirements(top),
         )
 
-    def _emit(self, scope: _Scope, junction: Junction, fault: LoopRef) -> list[Node]:
-        """The outputs of the body from a junction on."""
-        self.path.append(junction)
-        piece = junction.piece
-        number = len(self.path) - 1
-        for place, step in enumerate(piece.steps):
-            if not step.op.pure:
-                scope.node(("node", number, place))
-        if piece.checks:
-            fault = self._check(scope, piece.checks, fault)
-        if junction.end is not None:
-            made = self._end(scope, junction.end, fault)
-        elif None in junction.ways:
-            made = self._emit(scope, junction.ways[None], fault)
-        else:
-            assert piece.asked is not None
-            made = self._branches(scope, piece.asked, junction.ways, fault, junction)
-        self.path.pop()
-        return made
-
-    def _check(self, scope: _Scope, checks: Sequence[Check], fault: LoopRef) -> LoopRef:
-        flags = [scope.node(fault)]
-        for check in checks:
-            value = scope.node(check.value)
-            flags.append(scope.node(check.flag))
-            scope.requirements.append(Requirement(0, value, check.limits, check.place))
-        with scope.builder:
-            node = any_outside(flags)
-        new = "fault", fault[1] + 1
-        scope.known[new] = node
-        return new
-
-    def _branches(
-        self,
-        scope: _Scope,
-        asked: LoopRef,
-        ways: dict[Any, Junction],
-        fault: LoopRef,
-        junction: Junction | None,
-    ) -> list[Node]:
-        """Both ways on from a condition."""
-        index = scope.node(asked)
-        if index.dtype is bool_:
-            with scope.builder:
-                index = OPS["cast"](index, dtype=int64)
-        scopes = []
-        outputs = []
-        for outcome in range(2 if junction is None else junction.piece.choices):
-            branch = _Scope(self, scope, f"way{outcome}")
-            with branch.builder:
-                if outcome in ways:
-                    made = self._emit(branch, ways[outcome], fault)
-                else:
-                    self.exits += 1
-                    made = self._exit(branch, self.exits, fault)
-            scopes.append(branch)
-            outputs.append(made)
-        refs = list(dict.fromkeys(ref for branch in scopes for ref in branch.taken))
-        operands = [scope.take(ref) for ref in refs]
-        graphs = []
-        for branch, made in zip(scopes, outputs, strict=True):
-            inputs = [
-                branch.taken.get(ref) or branch.builder.input(node.type)
-                for ref, node in zip(refs, operands, strict=True)
-            ]
-            graphs.append(_finished(branch, made, inputs))
-            scope.requirements.extend(branch.requirements)
-        with scope.builder:
-            node = cond(index, *operands, branches=tuple(graphs))
-            return [item(node, index=i) for i in range(len(outputs[0]))]
-
-    def _end(self, scope: _Scope, path: Path, fault: LoopRef) -> list[Node]:
+    def end(self, scope: BodyScope, path: Path, fault: LoopRef) -> list[Node]:
         carried = [scope.node(ref) for ref in path.results]
         builder = scope.builder
         following = None if path.following is None else scope.node(path.following)
@@ -261,7 +306,7 @@ class _Assembly:
             carried.append(following)
         return [*self._close(scope, go, carried, 0, fault), *self._rows(scope, path)]
 
-    def _rows(self, scope: _Scope, path: Path) -> list[Node]:
+    def _rows(self, scope: BodyScope, path: Path) -> list[Node]:
         """What is appended to each list, as one tensor."""
         nodes = iter([scope.node(ref) for ref in path.rows])
         rows = []
@@ -273,17 +318,25 @@ class _Assembly:
             rows.append(row)
         return rows
 
-    def _exit(self, scope: _Scope, code: int, fault: LoopRef) -> list[Node]:
+    def missing(self, scope: BodyScope, fault: LoopRef) -> list[Node]:
         """The iteration is not done: all is as it was at its start."""
+        self.trails.append(tuple(self.trail))
         carried = [scope.node(("carry", i)) for i in range(len(self.carries))]
         if self.carries_condition:
             carried.append(scope.node(("condition",)))
-        made = self._close(scope, scope.builder.constant(np.False_), carried, code, fault)
+        go = scope.builder.constant(np.False_)
+        made = self._close(scope, go, carried, len(self.trails), fault)
         with scope.builder:
             return [*made, *(fill(0, growth.row) for growth in self.growths)]
 
+    def never(self, scope: BodyScope, fault: LoopRef) -> list[Node]:
+        """A way out that nothing takes."""
+        made = self.missing(scope, fault)
+        self.impossible.add(len(self.trails))
+        return made
+
     def _close(
-        self, scope: _Scope, go: Node, carried: list[Node], code: int, fault: LoopRef
+        self, scope: BodyScope, go: Node, carried: list[Node], code: int, fault: LoopRef
     ) -> list[Node]:
         builder = scope.builder
         if self.has_code:
@@ -296,7 +349,8 @@ class _Assembly:
         return [go, *carried]
 
 
-def _finished(scope: _Scope, outputs: Sequence[Node], inputs: Sequence[Node]) -> Graph:
+def finished(scope: BodyScope, outputs: Sequence[Node], inputs: Sequence[Node]) -> Graph:
+    """What was made in a scope, as a graph."""
     nodes = scope.builder.nodes
     live = reachable((*outputs, *(node for node in nodes if not node.op.pure)))
     graph = Graph(
@@ -310,7 +364,7 @@ def _finished(scope: _Scope, outputs: Sequence[Node], inputs: Sequence[Node]) ->
     return graph
 
 
-def _all_requirements(scope: _Scope) -> list[Requirement]:
+def _all_requirements(scope: BodyScope) -> list[Requirement]:
     return scope.requirements
 
 
@@ -337,4 +391,4 @@ def assemble(
     """The body of a loop that carries values of these types, begins at position `first` and appends
     to lists.
     """
-    return _Assembly(roots, carries, outer_types, first, growths).body()
+    return _LoopAssembly(roots, carries, outer_types, first, growths).body()

@@ -112,7 +112,8 @@ class ClosingVisit(LoopVisit):
         }
         inputs += consts
         graph, operands = control_graph(while_loop, inputs, params)
-        values = results_of(graph, [x._array for x in operands])
+        # In a body nobody can see the values, and the loop may never end with those that are there.
+        values = None if recorder.in_body else results_of(graph, [x._array for x in operands])
         results = apply_control(while_loop, inputs, params, values=values)
         self.count = results[0]
         stacks = results[1 + carried :]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tracegrad.ir.op import OPS
+from tracegrad.tracer.conditions import as_truth
 from tracegrad.tracer.dispatch import apply, constant
 from tracegrad.tracer.loop_bodies import Body
 from tracegrad.tracer.loop_closing import ClosingVisit
@@ -104,15 +105,6 @@ class Condition(ClosingVisit):
         else:
             self.go_on_from(outcome)
         return outcome
-
-
-def as_truth(tensor: Tensor) -> Tensor:
-    """bool[]: the truth of a tensor of one element."""
-    if tensor.ndim:
-        tensor = apply(OPS["reshape"], [tensor], {"shape": ()})
-    if tensor._array.dtype.kind != "b":
-        tensor = apply(OPS["ne"], [tensor, constant(0, tensor._array.dtype)])
-    return tensor
 
 
 def negated(condition: Tensor) -> Tensor:

@@ -58,12 +58,31 @@ class Check:
     place: Place | None
 
 
+@dataclass(frozen=True)
+class Exits:
+    """In which ways a loop can end.
+
+    trails      for each that no path knows: the outcomes in the iteration that lead to it.
+    impossible  numbers of those that contradict how a loop inside came to its end, and 0 if there
+                is no regular end.
+    """
+
+    trails: tuple[tuple[Hashable, ...], ...] = ()
+    impossible: frozenset[int] = frozenset()
+
+    def next(self, code: int) -> int | None:
+        """The first possible one from a number on; 0 is the regular end."""
+        codes = range(code, len(self.trails) + 1)
+        return next((x for x in codes if x not in self.impossible), None)
+
+
 @dataclass
 class Piece:
     """The operations between two guards of an iteration.
 
     asked    what the guard asks for: a truth, or how a loop inside came to its end.
     choices  how many outcomes there are.
+    exits    how that loop can end.
     """
 
     steps: list[Step]
@@ -72,6 +91,13 @@ class Piece:
     kind: str = ""
     outcome: Hashable = None
     choices: int = 2
+    exits: Exits = Exits()
+
+    def after(self, outcome: Hashable) -> tuple[Hashable, ...]:
+        """The next outcomes, where they follow from this one: what ended the loop inside."""
+        if self.kind != "exit" or not isinstance(outcome, int) or not outcome:
+            return ()
+        return self.exits.trails[outcome - 1]
 
     def key(self) -> Hashable:
         """Equal for the same piece in two recordings."""
@@ -99,23 +125,24 @@ class Path:
     shared: frozenset[int] = frozenset()
 
 
-_exits: WeakKeyDictionary[Graph, int] = WeakKeyDictionary()
+_exits: WeakKeyDictionary[Graph, Exits] = WeakKeyDictionary()
 
 
-def remember_exits(body: Graph, count: int) -> None:
-    """In so many ways a loop can end beside its regular end."""
-    _exits[body] = count
+def remember_exits(body: Graph, exits: Exits) -> None:
+    """The loop with this body can end so."""
+    _exits[body] = exits
 
 
-def exits_of(body: Graph) -> int:
-    """In how many ways a loop can end beside its regular end."""
-    return _exits.get(body, 0)
+def exits_of(body: Graph) -> Exits:
+    """In which ways the loop with this body can end."""
+    return _exits.get(body, Exits())
 
 
 class Recorded:
     """What was recorded since the segment number `segment` had `position` nodes.
 
-    start    where the loop begins; what was computed between and is needed is hidden state.
+    start    where the loop begins; what was computed between and is needed is hidden state. None
+             where nothing was before.
     carried  the reference of each carried value, by the place of its node.
     outer    the values from before the loop that are used, by their place.
     """
@@ -125,7 +152,7 @@ class Recorded:
         segments: Sequence[Segment],
         segment: int,
         position: int,
-        start: Checkpoint,
+        start: Checkpoint | None,
         carried: dict[tuple[int, int], LoopRef],
     ) -> None:
         self._segments = segments
@@ -146,6 +173,7 @@ class Recorded:
         if self._is_inside(value.segment, value.position):
             base = self._position if value.segment == self._segment else 0
             return "node", value.segment - self._segment, value.position - base
+        assert self._start is not None
         if self._start.is_before(value):
             self.outer[value.ref] = value
             return "outer", value.ref
@@ -201,14 +229,15 @@ class Recorded:
                 piece.kind = guard.kind
                 if guard.kind == "exit":
                     asked = self._segments[guard.ref[0]].builder.nodes[guard.ref[1]]
-                    piece.choices = 1 + exits_of(asked.inputs[0].params["body"])
+                    piece.exits = exits_of(asked.inputs[0].params["body"])
+                    piece.choices = 1 + len(piece.exits.trails)
             found.append(piece)
         return found
 
     def _of_place(self, ref: tuple[int, int]) -> LoopRef:
         segment, position = ref
         if segment < 0:
-            return "outer", ref
+            return self._carried.get(ref, ("outer", ref))
         node = self._segments[segment].builder.nodes[position]
         value = Value(segment, position, node, node.type, False, None)  # type: ignore[arg-type]
         return self.ref(value)

@@ -278,9 +278,9 @@ class LoopVisit:
             raise MismatchError(f"it uses what an earlier iteration computed at {hidden[1]}")
         for place in recorded.outer:
             if place[0] < 0 and place[1] >= start.checkpoint.inputs:
-                item = recorder.inputs[place[1]]
-                if item.path.is_object:
-                    raise MismatchError(f"it takes tensors from somewhere, as {item.path}")
+                way = recorder.path_of(place[1])
+                if way is not None and way.is_object:
+                    raise MismatchError(f"it takes tensors from somewhere, as {way}")
         return path, recorded.outer
 
     def _check_sharing(self, trial: Trial) -> None:

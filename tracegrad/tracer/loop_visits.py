@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tracegrad.ir.types import BY_NUMPY, TensorType, category
+from tracegrad.runtime.random import default_generator
 from tracegrad.tracer.checkpoints import Checkpoint, Content
 from tracegrad.tracer.dispatch import constant
 from tracegrad.tracer.inputs import storage_of
@@ -62,8 +63,12 @@ class Visit:
     ) -> None:
         self.places = [(frame.f_code, frame.f_lasti) for frame in frames[1:]]
         self.state = state_of(frames, names)
-        # What a loop draws moves the generator, which is carried as a variable is.
-        self.state.values[DRAWS] = recorder.draws.offset
+        if recorder.in_body:
+            # How many numbers each run of a body draws is known when it is complete, not before.
+            self.state.rest[DRAWS] = default_generator.get_state()
+        else:
+            # What a loop draws moves the generator, which is carried as a variable is.
+            self.state.values[DRAWS] = recorder.draws.offset
         self.kept, self.hidden = hidden(self.state)
         self.checkpoint = Checkpoint(recorder)
         self.condition: Tensor | None = None

@@ -31,7 +31,7 @@ def count_up(*arguments: Any) -> Any:
     """`range`, which in a `for` loop of a traced function can take tensors and be rolled."""
     recorder: Any = state.recorder
     rolling = None if recorder is None else recorder.rolling
-    if rolling is None or recorder.in_body or not 1 <= len(arguments) <= 3:
+    if rolling is None or not 1 <= len(arguments) <= 3:
         return range(*arguments)
     frame = sys._getframe(1)
     head = _head(frame, "CALL")
@@ -55,7 +55,7 @@ def rows_of(tensor: Tensor) -> Any:
     recorder: Any = state.recorder
     rolling = None if recorder is None else recorder.rolling
     frame = user_frame()
-    if rolling is None or recorder.in_body or tensor.ndim == 0 or frame is None:
+    if rolling is None or tensor.ndim == 0 or frame is None:
         return iterate(tensor)
     head = _head(frame, "GET_ITER")
     if head is None or (frame.f_code, head) in rolling.disabled:
@@ -143,7 +143,7 @@ class Counter:
         recorder: Any = state.recorder
         if self.ended:
             raise StopIteration
-        if recorder is not rolling.recorder or self.site.refusal is not None:
+        if recorder is None or recorder.rolling is not rolling or self.site.refusal is not None:
             return self._next()
         rolling.leave_inner(self.frame, self.site)
         rolling.ranges[id(self.frame), self.head] = self

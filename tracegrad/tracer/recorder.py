@@ -17,8 +17,10 @@ from tracegrad.ir.op import CONSTANT, OPS, Op, _NonDifferentiable
 from tracegrad.runtime.random import default_generator
 from tracegrad.tracer import access, outcomes
 from tracegrad.tracer.access import Path
+from tracegrad.tracer.body_paths import way_on
 from tracegrad.tracer.bounds import Limits, Requirement
 from tracegrad.tracer.captures import Survey
+from tracegrad.tracer.conditions import as_truth
 from tracegrad.tracer.dispatch import keep_weak
 from tracegrad.tracer.draws import Draws
 from tracegrad.tracer.guards import Guard as CaptureGuard
@@ -36,6 +38,7 @@ from tracegrad.tracer.location import user_location, user_place
 from tracegrad.tracer.recording import Guard, Ref, Segment, Steps, TraceInput, Value
 from tracegrad.tracer.scopes import (
     Scope,
+    ScopeInputs,
     demanded_inside,
     drawn_inside,
     escaped,
@@ -77,7 +80,6 @@ class Recorder(InputTable):
     ) -> None:
         super().__init__(arguments, survey, known, aliases)
         self.scope = self.outermost
-        self.outcomes: list[Hashable] = []
         self.guards: list[CaptureGuard] = []
         self.writes_inputs = False
         self.grad_written: dict[int, Tensor] = {}
@@ -85,11 +87,7 @@ class Recorder(InputTable):
         self.registrations: list[Registration] = []
         self.messages: list[Message] = []
         self.runs_again = False
-        # Rolls loops, where that is on.
-        self.rolling: Rolling | None = None
-        self._script = list(script)
-        # The tensor that last had a value, by the value's place.
-        self._holders: dict[Ref, Tensor] = {}
+        self.outermost.script = list(script)
         self._grad_read: set[int] = set()
         # What the tape keeps, by memory. In the IR a value stays what it was when it was saved.
         self._saved: dict[int, list[weakref.ref[Saved]]] = {}
@@ -102,15 +100,25 @@ class Recorder(InputTable):
         return self.scope.segments
 
     @property
+    def outcomes(self) -> list[Hashable]:
+        """The outcomes of the guards between the segments."""
+        return self.scope.outcomes
+
+    @property
+    def rolling(self) -> Rolling | None:
+        """What rolls the loops of the function, or of the body that is being traced."""
+        return self.scope.rolling
+
+    @property
     def in_body(self) -> bool:
         """Whether the body of a loop or a branch is being traced: it may never run."""
         return self.scope.outer is not None
 
     @contextmanager
-    def body(self, name: str, form: str) -> Iterator[Scope]:
+    def body(self, name: str, form: str, inputs: ScopeInputs) -> Iterator[Scope]:
         """What is recorded within goes into a graph of its own: the body of the `form` named."""
         outer = self.scope
-        scope = self.scope = Scope(name, outer, form)
+        scope = self.scope = Scope(name, outer, form, inputs)
         try:
             yield scope
         finally:
@@ -131,12 +139,12 @@ class Recorder(InputTable):
         """Whether the memory of a tensor that the trace made has changed since."""
         return self._memory_of(tensor).version > 0
 
-    def enter(self, tensor: Tensor, name: str | None, differentiable: bool) -> Node:
+    def enter(self, tensor: Tensor, name: str | None, differentiable: bool) -> Value:
         """Make a new tensor an input of the body that is being traced."""
         value = self.scope.input(tensor._type, name, differentiable)
         self._bind_new(tensor, value)
-        assert value.node is not None
-        return value.node
+        self._use(value)
+        return value
 
     def value_for(self, node: Node) -> Value:
         """A node of the segment that is being recorded, as a value without a gradient."""
@@ -145,6 +153,14 @@ class Recorder(InputTable):
     def node_of(self, tensor: Tensor) -> Node:
         """The node of a tensor in the segment that is being recorded."""
         return self._operand(tensor, self.value_of(tensor))
+
+    def result_of(self, tensor: Tensor) -> Value:
+        """What a body returns as `tensor`: its value, cut from the tape where that is."""
+        value = self.value_of(tensor)
+        node = self._use(value)
+        if not value.differentiable or tensor.requires_grad:
+            return value
+        return self._value(self._cut(node), False)
 
     def is_constant(self, tensor: Tensor) -> bool:
         """Whether a tensor depends on nothing that another call could change."""
@@ -157,9 +173,9 @@ class Recorder(InputTable):
         self._arguments.clear()
         self.grad_written.clear()
         self.registrations.clear()
-        self._holders.clear()
-        if self.rolling is not None:
-            self.rolling.close()
+        self.outermost.holders.clear()
+        if self.outermost.rolling is not None:
+            self.outermost.rolling.close()
         self.undo = UndoLog()
 
     # ------------------------------------------------------------- protocol
@@ -280,16 +296,21 @@ class Recorder(InputTable):
     def demand(self, tensor: Tensor, kind: str, value: Any) -> Any:
         """Python asked for a concrete value: end the segment here. The value to go on with."""
         rolling = self.rolling
-        if rolling is not None and not self.in_body:
+        if rolling is not None:
             if kind == "bool" or (kind == "item" and tensor._array.dtype.kind == "b"):
                 return rolling.condition(tensor, lambda: bool(self.ask(tensor, kind, value)))
-            rolling.check_concrete(self._recorded(tensor), kind)
+            self._check_concrete(tensor, kind)
         return self.ask(tensor, kind, value)
 
     def spell(self, tensor: Tensor) -> None:
         """A number becomes text: no loop that is being rolled may carry it."""
-        if self.rolling is not None and not self.in_body:
-            self.rolling.check_concrete(self._recorded(tensor), "str")
+        if self.rolling is not None:
+            self._check_concrete(tensor, "str")
+
+    def _check_concrete(self, tensor: Tensor, kind: str) -> None:
+        value = self._recorded(tensor)
+        if self.rolling is not None and value.scope is self.scope:
+            self.rolling.check_concrete(value, kind)
 
     def ask(self, tensor: Tensor, kind: str, value: Any) -> Any:
         """As `demand`, where no loop is to be rolled."""
@@ -306,21 +327,28 @@ class Recorder(InputTable):
                 self.scope = scope
         if self.in_body:
             shared = scope.shared(recorded) if scope.shared is not None else None
-            if shared is None:
+            if shared is not None:
+                with self.outside(scope):
+                    return self.ask(shared, kind, value)
+            if kind == "item" and tensor._array.dtype.kind == "b":
+                kind = "bool"
+            if kind == "bool":
+                recorded = self._recorded(as_truth(tensor))
+            elif kind != "exit":
                 raise demanded_inside(scope, kind)
-            with self.outside(scope):
-                return self.ask(shared, kind, value)
         key = (scope.numbers.number(recorded, self.segments), kind)
         if key in scope.answered:
             return outcomes.concrete(kind, scope.answered[key], value)
         outcome = outcomes.outcome(kind, value)
-        number = len(self.outcomes)
-        if number < len(self._script):
-            outcome = self._script[number]
+        number = len(scope.outcomes)
+        if self.in_body:
+            outcome = way_on(scope, recorded, kind)
+        elif number < len(scope.script):
+            outcome = scope.script[number]
         scope.answered[key] = outcome
         self.segments[-1].guard = Guard(recorded.ref, kind, user_location())
-        self.outcomes.append(outcome)
-        self.segments.append(Segment(Builder("forward")))
+        scope.outcomes.append(outcome)
+        self.segments.append(Segment(Builder(self.segments[-1].builder.name)))
         return outcomes.concrete(kind, outcome, value)
 
     def require(self, tensor: Tensor, limits: Limits) -> None:
@@ -398,6 +426,8 @@ class Recorder(InputTable):
         if value is None:
             return None
         if value.node is None:
+            if value.scope is not self.outermost:
+                return f"traced={value.type} in {value.scope.form}"
             return f"traced={value.type} from {self.inputs[value.position].path}"
         place = f" at {value.node.loc}" if value.node.loc is not None else ""
         return f"traced={value.type} by {value.node.op.name}{place}"
@@ -440,17 +470,34 @@ class Recorder(InputTable):
 
     def tensor_at(self, ref: Ref) -> Tensor | None:
         """A tensor that has the value at a place now."""
-        found = self._holders.get(ref)
-        if found is None and ref[0] < 0 and ref[1] < len(self.inputs):
-            found = self.inputs[ref[1]].tensor
+        scope = self.scope
+        found = scope.holders.get(ref)
+        if found is None and ref[0] < 0:
+            inputs = scope.inputs if self.in_body else self.inputs
+            found = inputs[ref[1]].tensor if ref[1] < len(inputs) else None
         if found is None:
             return None
         bound = self._bound(found)
-        return found if bound is not None and bound.ref == ref else None
+        if bound is None:
+            return None
+        if bound.scope is not scope:
+            return found if ref[0] < 0 and scope.inputs[ref[1]].shows(bound) else None
+        return found if bound.ref == ref else None
+
+    def path_of(self, number: int) -> Path | None:
+        """The way to an input of the function, or to what an input of a body is; None if there is
+        none.
+        """
+        if self.in_body:
+            tensor = self.scope.inputs[number].tensor
+            if tensor is None or not self.is_input(tensor):
+                return None
+            number = self.number_of(tensor)
+        return self.inputs[number].path
 
     def forget_script(self) -> None:
         """From here on the recording is another than those that the outcomes were taken from."""
-        del self._script[len(self.outcomes) :]
+        del self.scope.script[len(self.outcomes) :]
 
     def depends_on(self, value: Value, refs: Collection[Ref]) -> bool:
         """Whether a value is computed from one of the values at `refs`."""
@@ -495,7 +542,7 @@ class Recorder(InputTable):
         else:
             if value.scope.closed:
                 raise escaped(value.scope)
-            name = self.inputs[value.position].name if value.segment < 0 else None
+            name = self._name_of(value)
             found = scope.operand(tensor, value, name)
         scope.known[id(value)] = found
         scope.kept.append(value)
@@ -538,7 +585,7 @@ class Recorder(InputTable):
 
     def is_holder(self, tensor: Tensor, ref: Ref) -> bool:
         """Whether the recording has this very tensor for what is at a place."""
-        return self._holders.get(ref) is tensor
+        return self.scope.holders.get(ref) is tensor
 
     def can_use(self, *tensors: Tensor) -> bool:
         """Whether all of these are part of the recording still, and may be used where it stands."""
@@ -568,11 +615,9 @@ class Recorder(InputTable):
 
     def _stands(self, value: Value) -> bool:
         """Whether a value is part of the recording still: loops that are rolled go back in it."""
-        if self.rolling is None or value.position < 0 or value.segment < 0:
+        if value.scope.rolling is None or value.position < 0 or value.segment < 0:
             return True
-        if value.scope is not self.outermost:
-            return True
-        segments = self.outermost.segments
+        segments = value.scope.segments
         if value.segment >= len(segments):
             return False
         nodes = segments[value.segment].builder.nodes
@@ -583,9 +628,9 @@ class Recorder(InputTable):
         value = memory.value
         if value is None or self._stands(value):
             return value
-        assert self.rolling is not None and value.node is not None
+        assert value.scope.rolling is not None and value.node is not None
         if not value.constant:
-            raise self.rolling.stale(value)
+            raise value.scope.rolling.stale(value)
         memory.value = self._constant(value.node.params["value"])
         return memory.value
 
@@ -627,9 +672,9 @@ class Recorder(InputTable):
         self._hold(tensor, value)
 
     def _hold(self, tensor: Tensor, value: Value) -> None:
-        """Remember a tensor that has a value of the function."""
-        if value.scope is self.outermost and self.rolling is not None:
-            self._holders[value.ref] = tensor
+        """Remember a tensor that has a value of the function or of a body."""
+        if value.scope.rolling is not None:
+            value.scope.holders[value.ref] = tensor
 
     def _value(self, node: Node, differentiable: bool) -> Value:
         segment = self.segments[-1]
@@ -672,12 +717,20 @@ class Recorder(InputTable):
             return self._emit_constant(value.node.params["value"])
         found = segment.imports.get(value.ref)
         if found is None:
-            name = self.inputs[value.position].name if value.segment < 0 else None
+            name = self._name_of(value)
             loc = value.node.loc if value.node is not None else None
             found = segment.builder.input(value.type, name, loc)
             segment.imports[value.ref] = found
             segment.sources.append(value)
         return found
+
+    def _name_of(self, value: Value) -> str | None:
+        """What an input is called; None for a value that is computed."""
+        if value.segment >= 0:
+            return None
+        if value.scope is self.outermost:
+            return self.inputs[value.position].name
+        return value.scope.inputs[value.position].name
 
     def _constant(self, literal: Literal) -> Value:
         node = self._emit_constant(literal)

@@ -46,6 +46,7 @@ class RollFailedError(StartAnew):
 
     def __init__(self, site: Site, reason: str, for_good: bool) -> None:
         super().__init__(reason)
+        self.site = site
         self.key = site.key
         self.place = site.place
         self.reason = reason

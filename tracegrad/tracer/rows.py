@@ -11,30 +11,39 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from tracegrad.config import config
 from tracegrad.errors import TraceError
 from tracegrad.ir.batching import batch
-from tracegrad.ir.graph import Graph, Node, reachable
+from tracegrad.ir.graph import Graph, Node
 from tracegrad.ir.op import CONSTANT, OPS, Op
 from tracegrad.ir.ops.control import is_control, item
 from tracegrad.ir.types import StackType, TupleType
 from tracegrad.runtime.random import default_generator
 from tracegrad.tracer.bodies import BodyInput, computed_outside
+from tracegrad.tracer.body_graphs import Body, body_of
+from tracegrad.tracer.body_paths import Returned, explored
 from tracegrad.tracer.bounds import Requirement, error_of
 from tracegrad.tracer.captures import Survey
+from tracegrad.tracer.carries import Tree
 from tracegrad.tracer.control import apply_control, apply_whole
 from tracegrad.tracer.dispatch import apply, constant
 from tracegrad.tracer.inplace import assign
 from tracegrad.tracer.location import locate
+from tracegrad.tracer.loop_records import KnownLoops
+from tracegrad.tracer.promotion import cast, get_default_dtype
 from tracegrad.tracer.randomness import draw
+from tracegrad.tracer.range_names import counting
 from tracegrad.tracer.recorder import Recorder
 from tracegrad.tracer.recording import Value
+from tracegrad.tracer.rolling import Rolling
 from tracegrad.tracer.scopes import Scope
 from tracegrad.tracer.state import state
+from tracegrad.tracer.stores import Places
 from tracegrad.tracer.tape import mark
 from tracegrad.tracer.tensor import Tensor, wrap
 
@@ -44,26 +53,38 @@ Randomness = Literal["error", "same", "different"]
 
 
 def over_rows(
-    function: Callable[[list[Tensor]], Sequence[Tensor]],
+    function: Callable[[list[Tensor]], Tree],
     tensors: Sequence[Tensor],
     size: int,
     randomness: Randomness,
-) -> tuple[list[Tensor], list[bool]]:
+    subject: Any = None,
+) -> tuple[Tree, list[bool]]:
     """The results of `function` for each row of `tensors`, which are `size` along their first axis.
 
     A flag says of each result whether it has the axis of rows in front, or is the same for all.
-    What the function writes into its arguments is written into `tensors`.
+    What the function writes into its arguments is written into `tensors`. `subject`: the user's
+    function that it calls.
     """
     since = mark()
+    eager = state.recorder is None
     with _recording() as recorder:
-        row = _traced(recorder, function, tensors, randomness)
+        try:
+            row = _traced(recorder, function, tensors, randomness)
+        except TraceError as error:
+            # A loop of Python that cannot be traced as it stands may be rolled. Looking for that is
+            # dear in eager code, and mostly for nothing.
+            if not (getattr(error, "unrolled", False) and eager and config.roll):
+                raise
+            with _rolling(recorder, subject):
+                row = _traced(recorder, function, tensors, randomness)
     own = randomness == "different"
-    values = [*tensors, *(x for _, x in row.operands), *row.drawn(size, own)]
-    batched = (*(True for _ in tensors), *(False for _ in row.operands), *(own for _ in row.draws))
+    operands = row.body.operands
+    values = [*tensors, *(x for _, x in operands), *row.drawn(size, own)]
+    batched = (*(True for _ in tensors), *(False for _ in operands), *(own for _ in row.draws))
     graph, flags = _batched(row.graph(), batched, size)
     found = iter(zip(_applied(graph, values), flags, strict=True))
-    results = [next(found) for _ in row.outputs]
-    for requirement in row.requirements:
+    results = [next(found) for _ in row.results]
+    for requirement in row.body.requirements:
         _require(next(found)[0], requirement)
     for number in row.written:
         value, flag = next(found)
@@ -71,7 +92,16 @@ def over_rows(
         if not flag:
             value = apply(OPS["broadcast_to"], [value], {"shape": target._array.shape})
         assign(target, value, "vmap", since=since)
-    return [x for x, _ in results], [flag for _, flag in results]
+    (tree,) = row.body.trees
+    leaves = [
+        _in_default(x) if weak else x for (x, _), weak in zip(results, tree.weak, strict=True)
+    ]
+    return tree.having(leaves), [flag for _, flag in results]
+
+
+def _in_default(x: Tensor) -> Tensor:
+    """A result that was a Python number, in the dtype that such a number has as a tensor."""
+    return cast(x, get_default_dtype()) if x.dtype.is_floating_point else x
 
 
 # ------------------------------------------------------------------------------------ trace
@@ -89,38 +119,27 @@ class _Draw:
 class _Row:
     """The function for one row.
 
-    inputs        the nodes of its arguments.
-    operands      the tensors from around that it reads, each with its node.
-    draws         the random numbers that it draws.
-    outputs       the nodes of its results.
-    requirements  what has to hold for each row.
-    written       numbers of the arguments that it writes to, with their new values.
+    draws    the random numbers that it draws.
+    written  numbers of the arguments that it writes to: their new values are the first outputs.
     """
 
-    scope: Scope
-    inputs: list[Node]
-    outputs: list[Node]
+    body: Body
     draws: list[_Draw]
-    written: dict[int, Node] = field(default_factory=dict)
+    written: list[int]
 
     @property
-    def operands(self) -> list[tuple[Node, Tensor]]:
-        return self.scope.operands
-
-    @property
-    def requirements(self) -> list[Requirement]:
-        return self.scope.requirements
+    def results(self) -> list[Node]:
+        return self.body.outputs[len(self.written) :]
 
     def graph(self) -> Graph:
         """The function as a graph: arguments, operands and draws to results, what has to hold, and
         what is written.
         """
-        required = [requirement.node for requirement in self.requirements]
-        outputs = (*self.outputs, *required, *self.written.values())
-        nodes = self.scope.builder.nodes
-        live = reachable((*outputs, *(node for node in nodes if not node.op.pure)))
-        inputs = (*self.inputs, *(x for x, _ in self.operands), *(x.node for x in self.draws))
-        return Graph("row", inputs, tuple(node for node in nodes if node in live), outputs)
+        body = self.body
+        required = [requirement.node for requirement in body.requirements]
+        outputs = (*self.results, *required, *body.outputs[: len(self.written)])
+        inputs = (*body.inputs, *(x for x, _ in body.operands), *(x.node for x in self.draws))
+        return body.graph("row", inputs, outputs)
 
     def drawn(self, size: int, own: bool) -> list[Tensor]:
         """The random numbers, anew: for each of `size` rows its `own`, or the same for all."""
@@ -145,42 +164,63 @@ def _recording() -> Iterator[Recorder]:
         recorder.close()
 
 
+@contextmanager
+def _rolling(recorder: Recorder, subject: Any) -> Iterator[None]:
+    """The loops of the user's function are rolled, in eager code."""
+    survey = Survey(subject)
+    places = Places(survey, (), {}, (), ())
+    recorder.outermost.rolling = Rolling(recorder, places, KnownLoops(), {})
+    with counting(survey.functions):
+        yield
+
+
 def _traced(
     recorder: Recorder,
-    function: Callable[[list[Tensor]], Sequence[Tensor]],
+    function: Callable[[list[Tensor]], Tree],
     tensors: Sequence[Tensor],
     randomness: Randomness,
 ) -> _Row:
-    before = state.grad_enabled, state.weak_numbers
-    generator = default_generator.get_state()
-    draws: list[_Draw] = []
-    with recorder.body("row", FORM) as scope:
-        try:
-            stand_ins = [_stand_in(x) for x in tensors]
-            inputs = [recorder.enter(x, f"x{i}", x._requires_grad) for i, x in enumerate(stand_ins)]
+    draws: dict[Hashable, str] = {}
+    written: list[int] = []
+    seen = -1
 
-            def drawn(
-                op: Op, counters: Sequence[Tensor], params: dict[str, Any], output: Tensor
-            ) -> Value:
-                _check_draw(counters, output, randomness)
-                value = scope.input(output._type, "random", False)
-                assert value.node is not None
-                draws.append(_Draw(value.node, op.name))
-                return value
+    def once(scope: Scope) -> Returned:
+        stand_ins = [_stand_in(x) for x in tensors]
+        for i, x in enumerate(stand_ins):
+            recorder.enter(x, f"x{i}", x._requires_grad)
 
-            scope.draw = drawn
-            scope.shared = lambda value: computed_outside(recorder, scope, value)
-            outputs = [recorder.node_of(x) for x in function(stand_ins)]
-            row = _Row(scope, inputs, outputs, draws)
-            for number, x in enumerate(stand_ins):
-                if recorder.was_written(x):
-                    row.written[number] = recorder.node_of(x)
-        finally:
-            state.set_grad(before[0])
-            state.weak_numbers = before[1]
-            # The numbers of all rows are drawn once the function is known.
-            default_generator.go_back(generator)
-    return row
+        def drawn(
+            op: Op, counters: Sequence[Tensor], params: dict[str, Any], output: Tensor
+        ) -> Value:
+            _check_draw(counters, output, randomness)
+            value = scope.input(output._type, "random", False)
+            draws[scope.inputs[value.position].key] = op.name
+            return value
+
+        scope.draw = drawn
+        scope.shared = lambda value: computed_outside(recorder, scope, value)
+        tree = function(stand_ins)
+        results = [recorder.result_of(x) for x in tree.leaves]
+        written.extend(
+            i for i, x in enumerate(stand_ins) if i not in written and recorder.was_written(x)
+        )
+        news = [recorder.result_of(stand_ins[i]) for i in written]
+        return Returned([*news, *results], [tree])
+
+    while len(written) > seen:
+        # What one way writes to is a result of all of them.
+        seen = len(written)
+        ways = explored(recorder, "row", FORM, once)
+        if len(ways) == 1:
+            break
+    body = body_of(ways, len(tensors), carries_fault=False, by_one=True)
+    drawn: list[_Draw] = []
+    for key, (node, read) in body.found.items():
+        if read.tensor is not None:
+            body.operands.append((node, read.tensor))
+        else:
+            drawn.append(_Draw(node, draws[key]))
+    return _Row(body, drawn, written)
 
 
 def _stand_in(x: Tensor) -> Tensor:

@@ -7,18 +7,19 @@ becomes an operand of it, through every body between.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tracegrad.errors import TraceError
-from tracegrad.ir.graph import Builder, Node
+from tracegrad.ir.graph import Builder
 from tracegrad.ir.op import Op
 from tracegrad.ir.types import TensorType
-from tracegrad.tracer.bounds import Requirement
-from tracegrad.tracer.location import user_place
+from tracegrad.tracer.location import user_location, user_place
 from tracegrad.tracer.numbering import Numbering
-from tracegrad.tracer.recording import Segment, Value
+from tracegrad.tracer.recording import Ref, Segment, Value
 
 if TYPE_CHECKING:
+    from tracegrad.tracer.rolling import Rolling
     from tracegrad.tracer.tensor import Tensor
 
 
@@ -26,12 +27,52 @@ if TYPE_CHECKING:
 Draw = Callable[["Op", Sequence["Tensor"], dict[str, Any], "Tensor"], Value]
 
 
+@dataclass(frozen=True)
+class ScopeInput:
+    """What a body is given, or reads from around it.
+
+    key     the same whichever way the body goes.
+    tensor  the tensor from around; None for what the body is given.
+    """
+
+    key: Hashable
+    type: TensorType
+    name: str | None
+    tensor: Tensor | None = None
+
+    def shows(self, value: Value) -> bool:
+        """Whether this is a value from around."""
+        return self.key == _key_of(value)
+
+
+def _key_of(value: Value) -> Hashable:
+    return "around", id(value.scope), value.ref
+
+
+class ScopeInputs:
+    """The inputs of a body, numbered in the same way in all traces of it."""
+
+    def __init__(self) -> None:
+        self.items: list[ScopeInput] = []
+        self._numbers: dict[Hashable, int] = {}
+
+    def number(self, item: ScopeInput) -> int:
+        """The number of an input, which may be known."""
+        number = self._numbers.setdefault(item.key, len(self.items))
+        self.items[number : number + 1] = [item]
+        return number
+
+
 class Scope:
     """The function, whose `outer` is None, or a body.
 
     form      how the user's program calls it, such as "tg.scan".
-    operands  the tensors from around that the body reads, each with its node in the body.
     known     the body's own values of values from around, by identity.
+    outcomes  of the guards so far. `script`: those that the first have to have.
+    forced    outcomes of the next guards, which follow from the way by which a loop was left;
+              `fixed` are the numbers of those that were so.
+    rolling   rolls loops, where that is on.
+    holders   the tensor that last had a value, by the value's place.
     closed    the body is complete: its values mean nothing any more.
     draw      the value of random numbers; None where none may be drawn.
     counters  the seed and the offset of the next draw.
@@ -39,12 +80,25 @@ class Scope:
               other values.
     """
 
-    def __init__(self, name: str, outer: Scope | None = None, form: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        outer: Scope | None = None,
+        form: str = "",
+        inputs: ScopeInputs | None = None,
+    ) -> None:
         self.outer = outer
         self.form = form
         self.segments: list[Segment] = [Segment(Builder(name))]
-        self.operands: list[tuple[Node, Tensor]] = []
+        self._inputs = ScopeInputs() if inputs is None else inputs
+        self._given = 0
         self.known: dict[int, Value] = {}
+        self.outcomes: list[Hashable] = []
+        self.script: list[Hashable] = []
+        self.forced: list[Hashable] = []
+        self.fixed: set[int] = set()
+        self.rolling: Rolling | None = None
+        self.holders: dict[Ref, Tensor] = {}
         self.closed = False
         self.numbers = Numbering()
         self.answered: dict[Hashable, Hashable] = {}
@@ -56,30 +110,27 @@ class Scope:
         self.shared: Callable[[Value], Tensor | None] | None = None
 
     @property
-    def builder(self) -> Builder:
-        """The builder of the body, whose one segment it is."""
-        return self.segments[-1].builder
+    def inputs(self) -> list[ScopeInput]:
+        """The inputs, those of other traces of the body too."""
+        return self._inputs.items
 
     @property
-    def requirements(self) -> list[Requirement]:
-        """What has to hold in each run of the body."""
-        return self.segments[-1].requirements
+    def builder(self) -> Builder:
+        """The builder of the segment that is being recorded."""
+        return self.segments[-1].builder
 
     def input(self, type: TensorType, name: str | None, differentiable: bool) -> Value:
         """A new input of the body."""
-        segment = self.segments[-1]
-        node = segment.builder.input(type, name)
-        position = -len(segment.builder.inputs)
-        value = Value(len(self.segments) - 1, position, node, type, differentiable, self)
-        segment.sources.append(value)
-        return value
+        self._given += 1
+        key = "given", name, tuple(self.outcomes), self._given
+        return self._add(ScopeInput(key, type, name), differentiable)
 
     def operand(self, tensor: Tensor, value: Value, name: str | None) -> Value:
         """The body's own value of a tensor from around it."""
-        found = self.input(value.type, name, value.differentiable)
-        assert found.node is not None
-        self.operands.append((found.node, tensor))
-        return found
+        return self._add(ScopeInput(_key_of(value), value.type, name, tensor), value.differentiable)
+
+    def _add(self, item: ScopeInput, differentiable: bool) -> Value:
+        return Value(-1, self._inputs.number(item), None, item.type, differentiable, self)
 
 
 def _at_line(message: str) -> TraceError:
@@ -91,12 +142,17 @@ def _at_line(message: str) -> TraceError:
 
 def demanded_inside(scope: Scope, kind: str) -> TraceError:
     """Python asked for a value that only the running loop will know."""
-    asked = {"bool": "bool()", "array": "the array", "index": "the index"}.get(kind, f"{kind}()")
-    cure = "use tg.cond, tg.where or tg.while_loop" if kind == "bool" else "keep it a tensor"
-    return _at_line(
+    asked = {"array": "the array", "index": "a range or an index"}.get(kind, f"{kind}()")
+    cure = "use tg.fori_loop" if kind == "index" else "keep it a tensor"
+    place = str(user_location())
+    if kind == "index" and scope.rolling is not None and place in scope.rolling.known.notes:
+        cure += f"; the loop at {place} is {scope.rolling.known.notes[place]}"
+    error = _at_line(
         f"{asked} of a value that is computed in a function given to {scope.form}: it has another "
         f"value in each run, and Python sees one; {cure}"
     )
+    error.unrolled = kind == "index"  # type: ignore[attr-defined]
+    return error
 
 
 def printed_inside(scope: Scope) -> TraceError:

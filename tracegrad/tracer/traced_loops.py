@@ -9,7 +9,8 @@ import numpy as np
 
 from tracegrad.ir.graph import Builder, Graph
 from tracegrad.ir.ops.control import while_loop
-from tracegrad.tracer.bodies import Body, and_not, trace_body
+from tracegrad.tracer.bodies import and_not, trace_body
+from tracegrad.tracer.body_graphs import Body
 from tracegrad.tracer.carries import LoopCall, Tree, returns_carry, settled, tree_of
 from tracegrad.tracer.control import apply_control, apply_with_fault
 from tracegrad.tracer.creation import as_tensor
@@ -78,16 +79,21 @@ def _trace(call: LoopCall, carry: Tree) -> tuple[Body, Tree, Tree]:
     rows.
     """
     count = len(carry.leaves)
-    found: list[Tree] = []
 
-    def once(given: list[Tensor]) -> Sequence[Tensor]:
+    def once(given: list[Tensor]) -> tuple[Sequence[Tensor], list[Tree]]:
         position, slices = given[0], given[1 + count :]
         position._weak = call.weak
-        before = carry.build(given[1 : 1 + count])
+        before_leaves = given[1 : 1 + count]
+        before = carry.build(before_leaves)
         made, row = call.step(position, before, call.xs.build(slices))
-        new = tree_of(made, carry.structure)
-        found[:] = new, tree_of(row)
+        new, rows = tree_of(made, carry.structure), tree_of(row)
         returns_carry(call.form, carry, new)
+        # A number that is handed on as it was has the type that the other ways give it.
+        numbers = [x for x, weak in zip(before_leaves, carry.weak, strict=True) if weak]
+        new.weak = [
+            weak or any(x is y for y in numbers)
+            for x, weak in zip(new.leaves, new.weak, strict=True)
+        ]
         leaves = [
             number if weak else x
             for x, number, weak in zip(
@@ -95,7 +101,7 @@ def _trace(call: LoopCall, carry: Tree) -> tuple[Body, Tree, Tree]:
             )
         ]
         go = constant(np.True_) if call.goes_on is None else _flag(call, new.having(leaves))
-        return [go, *leaves, *found[1].leaves]
+        return [go, *leaves, *rows.leaves], [new, rows]
 
     position = as_tensor(np.asarray(0, np.int64))
     slices = [_first(x) for x in call.xs.leaves]
@@ -109,7 +115,7 @@ def _trace(call: LoopCall, carry: Tree) -> tuple[Body, Tree, Tree]:
         trips=call.count if isinstance(call.count, int) else None,
         reverse=call.reverse,
     )
-    new, row = found
+    new, row = body.trees
     return body, new, row
 
 

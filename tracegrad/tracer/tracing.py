@@ -73,7 +73,7 @@ def record(
     recorder = Recorder(arguments, survey, known, aliases=aliases, script=script)
     places = Places(survey, args, kwargs, leaves, kept)
     if loops is not None:
-        recorder.rolling = Rolling(recorder, places, loops, disabled or {})
+        recorder.outermost.rolling = Rolling(recorder, places, loops, disabled or {})
     starts_anew = False
     before = state.grad_enabled
     since = mark()

@@ -17,6 +17,7 @@ from tracegrad.errors import ArgumentError, GradError
 from tracegrad.ir.op import OPS
 from tracegrad.tracer import promotion
 from tracegrad.tracer.autograd import grad as tape_grad
+from tracegrad.tracer.carries import tree_of
 from tracegrad.tracer.creation import as_tensor, zeros_like
 from tracegrad.tracer.dispatch import apply
 from tracegrad.tracer.location import located
@@ -326,10 +327,12 @@ def _along_basis(
     """
     size = like._array.size
     basis = np.eye(size, dtype=like._array.dtype).reshape(size, *like._array.shape)
-    found, batched = over_rows(function, [as_tensor(basis)], size, "same")
+    found, batched = over_rows(
+        lambda rows: tree_of(list(function(rows))), [as_tensor(basis)], size, "same"
+    )
     return [
         x if flag else apply(OPS["broadcast_to"], [x], {"shape": (size, *x._array.shape)})
-        for x, flag in zip(found, batched, strict=True)
+        for x, flag in zip(found.leaves, batched, strict=True)
     ]
 
 

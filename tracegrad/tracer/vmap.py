@@ -10,12 +10,13 @@ import numpy as np
 
 from tracegrad.errors import ArgumentError
 from tracegrad.ir.op import OPS
+from tracegrad.tracer.carries import Tree, tree_of
 from tracegrad.tracer.creation import as_tensor
 from tracegrad.tracer.dispatch import apply
 from tracegrad.tracer.location import located
 from tracegrad.tracer.mapped_axes import Axis, axes_of, moved, positive, size_of
 from tracegrad.tracer.rows import Randomness, over_rows
-from tracegrad.tracer.structure import Description, flatten, leaf_names, unflatten
+from tracegrad.tracer.structure import flatten, leaf_names, unflatten
 from tracegrad.tracer.tensor import Tensor
 
 Function = Callable[..., Any]
@@ -41,9 +42,9 @@ def vmap(
 ) -> Function:
     """A function that maps `f` over an axis of its arguments.
 
-    `f` is written for one row, and sees tensors without the mapped axis. It runs once, so it may
-    not ask for the value of what differs from row to row: `tg.where`, `tg.cond` and `tg.while_loop`
-    take each row its own way.
+    `f` is written for one row, and sees tensors without the mapped axis. It runs once, or where it
+    asks for the truth of what differs from row to row, once for each way through it; then each row
+    takes its own way. It may not ask for a number that differs from row to row.
 
     in_axes     the axis of each argument that is mapped, or None for an argument that is the same
                 for all rows: one int for all, or a tuple with an entry for each argument, which is
@@ -71,24 +72,20 @@ def vmap(
     @located
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         call = _Call(args, kwargs, axes, axis_size, what)
-        structure: Description | None = None
 
-        def of_row(rows: list[Tensor]) -> list[Tensor]:
-            nonlocal structure
-            leaves: list[Any] = []
+        def of_row(rows: list[Tensor]) -> Tree:
             row_args, row_kwargs = call.arguments(rows)
-            structure = flatten(f(*row_args, **row_kwargs), leaves)
-            return [as_tensor(leaf) for leaf in leaves]
+            return tree_of(f(*row_args, **row_kwargs))
 
-        results, batched = over_rows(of_row, call.mapped, call.size, randomness)
-        assert structure is not None
+        results, batched = over_rows(of_row, call.mapped, call.size, randomness, f)
+        structure = results.structure
         ends = axes_of(structure, places, what_out, "the result")
         names = leaf_names(structure, "the result")
         arranged = [
             _placed(x, flag, end, call.size, what_out, name)
-            for x, flag, end, name in zip(results, batched, ends, names, strict=True)
+            for x, flag, end, name in zip(results.leaves, batched, ends, names, strict=True)
         ]
-        return unflatten(structure, arranged)
+        return results.build(arranged)
 
     return wrapper
 
