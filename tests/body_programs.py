@@ -286,6 +286,35 @@ def rows_in_scan(x, w):
     return tg.scan(step, x, tg.arange(3, dtype=F64))[1].sum()
 
 
+def break_in_nested_loops(x, w):
+    def body(i, y):
+        for _ in range(i + 2):
+            while y < 2.0:
+                y = y * w + 0.1 + x * x
+                if y > 1.7:
+                    break
+            y = y * 0.4
+        return y
+
+    return tg.fori_loop(0, 3, body, x)
+
+
+def two_ways_on(x, w):
+    def body(i, y):
+        k = 0
+        while True:
+            if y > 1.0:
+                y = y * 0.5
+            else:
+                y = y + 0.3 * w
+            k = k + 1
+            if k > 5:
+                break
+        return y
+
+    return tg.fori_loop(0, 3, body, x)
+
+
 CONDITIONS = {
     f.__name__: f
     for f in (
@@ -322,6 +351,8 @@ LOOPS = {
         if_around_while,
         while_in_cond,
         rows_in_scan,
+        break_in_nested_loops,
+        two_ways_on,
     )
 }
 
