@@ -1004,6 +1004,8 @@ class Interpreted:
     kernels = ()
     source = ""
     compile_seconds = 0.0
+    # Not for native calls.
+    is_serial = False
 
     def __init__(self, graph, layouts):
         self.graph = graph
