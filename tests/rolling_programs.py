@@ -32,10 +32,10 @@ class Generator:
         self.line("k = 0; m = 1; a = x; b = x * 2; c = x + 1; d = {'p': x * 0.5}")
         self.line("h = [x * 0.3, 7]; w = x * 1; o = Space(t=x * 0.7, n=2)")
         if self.lists:
-            self.line("p = []; q = [x * 0.1]; o.r = []")
+            self.line("p = []; q = [x * 0.1]; o.r = []; u = [x * j for j in range(4)]")
         self.block(0, 2, False)
         self.loops = 0
-        self.line(f"for z in range({'11' if self.lists else 'n'}):")
+        self.line(f"for z in range({'9' if self.lists else 'n'}):")
         self.inside(1, self.random.randint(1, 4), "z")
         self.block(0, 2, False)
         results = "a, b, c, d['p'], o.t, h[0], w, k, m, o.n"
@@ -145,12 +145,16 @@ class Generator:
             return f"{self.tensor()} = q[{self.random.choice(('-1', '-1', '0'))}] * 0.9 + 0.01"
         if kind < 0.85:
             return f"{name}.append(w)"
+        if kind < 0.92:
+            index = self.random.choice((f"{self.number()} % 4", f"-1 - {self.number()} % 3"))
+            return f"{self.tensor()} = u[{index}] * 0.3 + {self.tensor()} * 0.5"
         return self.random.choice(
             (
                 "b = b + tg.stack(q).mean(0) * 0.1",
                 f"k = k + len({name})",
                 f"a = a * 0.9 if {name} else a + 0.1",
                 "p = []",
+                "u[1] = u[2] * 0.5 + 0.1",
                 f"c = c + sum({name}, x) * 0.01",
                 "q.append(p[0]) if p else None",
             )
@@ -164,7 +168,7 @@ class Generator:
         if self.random.random() < 0.6:
             bounds = choice(("n", "9", "n + 1", "k % 5", "1, n", "n, 0, -1"))
             if self.lists and self.random.random() < 0.6:
-                bounds = choice(("8", "12", "3", "2, 20, 2"))
+                bounds = choice(("8", "9", "3", "2, 18, 2"))
             self.line(f"for {name} in range({bounds}):")
         else:
             more = choice(("", f" and {self.tensor()}.sum() < 50"))

@@ -14,6 +14,7 @@ from tracegrad.ir.types import DType, category
 from tracegrad.tracer import promotion
 from tracegrad.tracer.creation import as_tensor
 from tracegrad.tracer.dispatch import constant
+from tracegrad.tracer.growing import kind_of
 from tracegrad.tracer.structure import (
     Container,
     Description,
@@ -128,7 +129,7 @@ def _of_tensors(value: Any, given: list[tuple[Any, bool]], like: Description | N
         _of_tensors(item, given, below[i] if below is not None else None)
         for i, item in enumerate(items)
     ]
-    return assemble(type(value), keys, made)
+    return assemble(kind_of(value), keys, made)
 
 
 def same_structure(form: str, wanted: Tree, found: Tree, what: str, other: str) -> None:

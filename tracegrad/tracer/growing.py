@@ -1,9 +1,13 @@
-"""Lists that a loop appends to, while one of its iterations is recorded.
+"""Lists of a loop, while one of its iterations is recorded.
 
-In each iteration such a list has another length and other items, and Python sees those of one. So
-for the time of the iteration it is of a class that has the same layout and refuses to tell: nothing
-in the recording may depend on what it holds. What the iteration appended itself may be read, what
-was there before the loop by its index, and the last item where the loop carries it.
+A list that the loop appends to has another length and other items in each iteration, and Python
+sees those of one. So for the time of the iteration it is of a class that has the same layout and
+refuses to tell: nothing in the recording may depend on what it holds. What the iteration appended
+itself may be read, what was there before the loop by its index, and the last item where the loop
+carries it.
+
+A list of tensors of one type that stays as it is may be asked for an item by an index that is
+another in each iteration: it is of a class that takes the item from the stacked tensors.
 """
 
 from __future__ import annotations
@@ -45,42 +49,72 @@ class Watch:
         return -index <= own + self.carried
 
 
+@dataclass(eq=False)
+class Choice:
+    """One loop's claim on a list of tensors of one type.
+
+    item   gives the item at an index; None where Python's own way is right.
+    owner  who made the claim.
+    """
+
+    items: list[Any]
+    recorder: Any
+    item: Callable[[Any], Any]
+    owner: Any
+
+
 # By the identity of the list, which a claim keeps alive.
-_watches: dict[int, list[Watch]] = {}
+_claims: dict[int, list[Watch | Choice]] = {}
 
 
-def begin(watch: Watch) -> None:
-    """Have a list refuse to tell what it holds."""
-    claims = _watches.setdefault(id(watch.items), [])
-    if not claims:
-        _set_class(watch.items, Growing)
-    claims.append(watch)
+def begin(claim: Watch | Choice) -> None:
+    """From now on a list is asked by way of a claim."""
+    _claims.setdefault(id(claim.items), []).append(claim)
+    _settle(claim.items)
 
 
-def end(watch: Watch) -> None:
-    """The list may tell again what it holds, as far as this claim goes."""
-    claims = _watches.get(id(watch.items), [])
-    if watch in claims:
-        claims.remove(watch)
+def end(claim: Watch | Choice) -> None:
+    """A claim is no more."""
+    claims = _claims.get(id(claim.items), [])
+    if claim in claims:
+        claims.remove(claim)
+        _settle(claim.items)
         if not claims:
-            del _watches[id(watch.items)]
-            _set_class(watch.items, list)
+            del _claims[id(claim.items)]
 
 
-def _set_class(value: list[Any], kind: type) -> None:
-    # As `value.__class__ = kind`, which Python refuses where one of the two is a builtin. The
-    # count of references to `Growing`, which a list of that class holds, is kept.
-    if kind is Growing:
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(Growing))
-    ctypes.c_void_p.from_address(id(value) + _CLASS).value = id(kind)
-    if kind is list:
-        ctypes.pythonapi.Py_DecRef(ctypes.py_object(Growing))
+def choices(items: list[Any]) -> list[Choice]:
+    """The claims on a list of tensors, that of the innermost loop last."""
+    return [claim for claim in _of(items) if isinstance(claim, Choice)]
+
+
+def _settle(items: list[Any]) -> None:
+    """Give a list the class that its claims ask for."""
+    claims = _claims[id(items)]
+    kind: type = list
+    if claims:
+        kind = Growing if any(isinstance(claim, Watch) for claim in claims) else Stacked
+    before = type(items)
+    if kind is before:
+        return
+    # As `items.__class__ = kind`, which Python refuses where one of the two is a builtin. A list
+    # holds a reference to its class, but for a builtin one.
+    if kind is not list:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(kind))
+    ctypes.c_void_p.from_address(id(items) + _CLASS).value = id(kind)
+    if before is not list:
+        ctypes.pythonapi.Py_DecRef(ctypes.py_object(before))
+
+
+def _of(items: list[Any]) -> list[Watch | Choice]:
+    """The claims on a list of those who ask now."""
+    return [claim for claim in _claims.get(id(items), ()) if claim.recorder is state.recorder]
 
 
 def _ask(items: list[Any], index: Any = None) -> None:
-    for watch in tuple(_watches.get(id(items), ())):
-        if watch.recorder is state.recorder and not watch.allows(index):
-            watch.refuse()
+    for claim in _of(items):
+        if isinstance(claim, Watch) and not claim.allows(index):
+            claim.refuse()
 
 
 def _asking(name: str) -> Callable[..., Any]:
@@ -105,6 +139,26 @@ class Growing(list[Any]):
     def __radd__(self, other: Any) -> Any:
         _ask(self)
         return other + list.copy(self)
+
+
+class Stacked(list[Any]):
+    """A list of which an item can be taken at an index that is another in each iteration."""
+
+    __slots__ = ()
+
+    def __getitem__(self, index: Any) -> Any:
+        if not isinstance(index, int | slice):
+            for claim in reversed(choices(self)):
+                found = claim.item(index)
+                if found is not None:
+                    return found
+        return list.__getitem__(self, index)
+
+
+def kind_of(value: Any) -> type:
+    """The class of an object, as it is when no loop has a claim on it."""
+    kind = type(value)
+    return list if kind is Growing or kind is Stacked else kind
 
 
 for _name in (

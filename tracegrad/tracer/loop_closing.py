@@ -13,8 +13,9 @@ from tracegrad.tracer.control import apply_control, control_graph, results_of
 from tracegrad.tracer.dispatch import constant
 from tracegrad.tracer.inputs import storage_of
 from tracegrad.tracer.loop_bodies import Body, assemble
+from tracegrad.tracer.loop_choices import is_list, stacked, stacked_type
 from tracegrad.tracer.loop_paths import joined
-from tracegrad.tracer.loop_records import Anchor, KnownCarry, LoopRecord, renamed
+from tracegrad.tracer.loop_records import Anchor, KnownCarry, LoopRecord, Origin, renamed
 from tracegrad.tracer.loop_rows import split
 from tracegrad.tracer.loop_state import LAST, Way
 from tracegrad.tracer.loop_trials import PATIENCE, LoopVisit
@@ -80,14 +81,19 @@ class ClosingVisit(LoopVisit):
         types = {place: value.type for place, value in site.outer.items()}
         carry_types = [carry.type for carry in carries]
         body = assemble(roots, carry_types, types, self.first(start), site.growths)
-        consts = []
+        held: dict[tuple[int, int], Tensor] = {}
         for place in body.outer:
+            if is_list(place):
+                continue
             tensor = recorder.holder(site.outer[place])
             if tensor is None:
                 self.fail("a value from before the loop was overwritten")
                 return None
-            consts.append(tensor)
+            held[place] = tensor
         self.rolling.drop(site, start.checkpoint)
+        consts = [
+            held[place] if place in held else stacked(start.state, place) for place in body.outer
+        ]
         if not self.keep_record(start):
             recorder.forget_script()
         limit, go = self.bounds(start, body)
@@ -235,7 +241,10 @@ class ClosingVisit(LoopVisit):
             if carry.memory is not None and carry.anchor is None:
                 return False
             carries.append(KnownCarry(carry.ways, carry.type, carry.weak, carry.anchor))
-        origins = {place: rolling.origin_of(value) for place, value in site.outer.items()}
+        origins: dict[tuple[int, int], Origin | None] = {
+            place: (0, ("outer", place)) if is_list(place) else rolling.origin_of(value)
+            for place, value in site.outer.items()
+        }
         found = {place: origin for place, origin in origins.items() if origin is not None}
         if len(found) < len(origins):
             return False
@@ -292,6 +301,13 @@ class ClosingVisit(LoopVisit):
         names: dict[tuple[int, int], tuple[int, int]] = {}
         outer: dict[tuple[int, int], Value] = {}
         for place, origin in record.origins.items():
+            if is_list(place):
+                found = stacked_type(now.state, place)
+                if found is None:
+                    raise MismatchError
+                names[place] = place
+                outer[place] = Value(-1, -1, None, found, False, recorder.scope)
+                continue
             tensor = self.rolling.tensor_of(origin)
             if tensor is None:
                 raise MismatchError

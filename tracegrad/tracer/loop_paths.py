@@ -6,6 +6,7 @@ Values are named by references that are the same in every recording of the itera
     ("carry", i)                carried, as it was at the start of the iteration
     ("position",)               the number of the iteration
     ("outer", (segment, place)) computed before the loop
+    ("outer", ("list", way))    the stacked items of a list
     ("constant", literal)       a constant
     ("hidden", line)            computed in an earlier iteration and not carried
 """
@@ -166,6 +167,8 @@ class Recorded:
         """The reference of a value."""
         known = self._carried.get(value.ref)
         if known is not None:
+            if known[0] == "outer":
+                self.outer[known[1]] = value
             return known
         node = value.node
         if node is not None and node.op is CONSTANT:

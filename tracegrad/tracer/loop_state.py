@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tracegrad.tracer.captures import is_constant_code
-from tracegrad.tracer.growing import Growing
+from tracegrad.tracer.growing import kind_of
 from tracegrad.tracer.structure import is_dataclass_instance
 from tracegrad.tracer.tensor import Tensor
 
@@ -84,15 +84,14 @@ class State:
         if known is not way:
             self.rest[way] = "same as", known
             return
-        kind = type(value)
+        kind = kind_of(value)
         inside: Iterator[tuple[Any, Any]] | None = None
         keys: tuple[Any, ...] = ()
         if isinstance(value, list | tuple | deque):
             items = list.copy(value) if isinstance(value, list) else value
             inside = ((("item", i), item) for i, item in enumerate(items))
             keys = (len(items),)
-            if kind is list or kind is Growing:
-                kind = list
+            if kind is list:
                 self.lists[way] = value, len(items)  # type: ignore[assignment]
         elif isinstance(value, dict):
             inside = ((("item", key), item) for key, item in dict.items(value))

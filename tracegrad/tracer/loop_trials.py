@@ -13,6 +13,7 @@ from tracegrad.log import log
 from tracegrad.tracer.checkpoints import Content
 from tracegrad.tracer.inputs import storage_of
 from tracegrad.tracer.liveness import analysed
+from tracegrad.tracer.loop_choices import is_list, offer
 from tracegrad.tracer.loop_paths import LoopRef, Path, Recorded, hidden_in
 from tracegrad.tracer.loop_rows import (
     appended,
@@ -176,6 +177,9 @@ class LoopVisit:
             way = (*growth.way, LAST)
             last = visit.state.at(way) if way in carried else None
             self.site.claim(recorder, items, known, length, last, name_of(growth.way))
+        if self.site.has_subscripts:
+            growing = {growth.way for growth in self.site.growths}
+            offer(self.rolling, self.site, self.site.trial, growing)
 
     def trips(self, start: Visit) -> int | None:
         """How many iterations there will be; None if that is not known."""
@@ -277,7 +281,7 @@ class LoopVisit:
         if hidden is not None:
             raise MismatchError(f"it uses what an earlier iteration computed at {hidden[1]}")
         for place in recorded.outer:
-            if place[0] < 0 and place[1] >= start.checkpoint.inputs:
+            if not is_list(place) and place[0] < 0 and place[1] >= start.checkpoint.inputs:
                 way = recorder.path_of(place[1])
                 if way is not None and way.is_object:
                     raise MismatchError(f"it takes tensors from somewhere, as {way}")

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tracegrad.ir.graph import Loc
 from tracegrad.log import log
 from tracegrad.tracer.checkpoints import Checkpoint, roll_back
-from tracegrad.tracer.growing import Watch, begin, end
+from tracegrad.tracer.growing import Choice, Watch, begin, end
 from tracegrad.tracer.inputs import Memory, StartAnew
 from tracegrad.tracer.liveness import analysed
 from tracegrad.tracer.location import user_frame
@@ -72,9 +73,20 @@ class Site:
         # what a loop node appends.
         self.growths: list[Growth] = []
         self.claims: list[tuple[Watch, Any]] = []
+        self.choices: list[Choice] = []
         self.is_incomplete = False
         self.failures = 0
         self.refusal: str | None = None
+
+    @cached_property
+    def has_subscripts(self) -> bool:
+        """Whether its body, as far as it stands in the function itself, takes items."""
+        steps = analysed(self.key[0]).steps
+        return any(
+            step.opname == "BINARY_SUBSCR" or (step.opname == "BINARY_OP" and step.argrepr == "[]")
+            for offset, step in steps.items()
+            if offset in self.offsets
+        )
 
     def reset(self) -> None:
         """The loop was left, or has to be looked at anew."""
@@ -114,7 +126,10 @@ class Site:
             end(watch)
             if last is not None:
                 list.__setitem__(watch.items, watch.length - 1, last)
+        for choice in self.choices:
+            end(choice)
         self.claims = []
+        self.choices = []
 
 
 @dataclass

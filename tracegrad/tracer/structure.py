@@ -18,6 +18,7 @@ import numpy as np
 
 from tracegrad.errors import ArgumentError, DtypeError
 from tracegrad.ir.types import BY_NUMPY, DTYPES
+from tracegrad.tracer.growing import kind_of
 from tracegrad.tracer.tensor import Tensor
 
 _DEEPEST = 200
@@ -132,7 +133,7 @@ def flatten(value: Any, leaves: list[Any], depth: int = 0, *, objects: bool = Fa
     if isinstance(value, Tensor):
         leaves.append(value)
         return TENSOR
-    kind = type(value)
+    kind = kind_of(value)
     if kind is float:
         leaves.append(value)
         return FLOAT
@@ -261,7 +262,7 @@ def substitute(value: Any, replace: Callable[[Any], Any], depth: int = 0) -> Any
     new = [substitute(item, replace, depth + 1) for item in items]
     if all(a is b for a, b in zip(new, items, strict=True)):
         return value
-    return assemble(type(value), keys, new)
+    return assemble(kind_of(value), keys, new)
 
 
 def statics(description: Description) -> list[Any]:
