@@ -26,7 +26,7 @@ def warm(compiled, *args, times=4):
     for _ in range(times):
         result = compiled(*args)
     assert len(entries(compiled)) >= 1
-    compiled.settle()
+    compiled._native.settle()
     compiled(*args)
     assert native_hits(compiled) == 1
     return result
@@ -34,7 +34,7 @@ def warm(compiled, *args, times=4):
 
 def taken_natively(compiled, *args):
     """The result, and whether it came natively."""
-    compiled.settle()
+    compiled._native.settle()
     result = compiled(*args)
     return result, native_hits(compiled) == 1
 
@@ -434,12 +434,12 @@ def test_a_new_outcome_goes_on_from_the_segments_that_have_run():
     for _ in range(5):
         compiled(tg.full((2,), 2.0))
     root = compiled.specialisations[0].tree.root
-    compiled.settle()
+    compiled._native.settle()
     before = root.hits
     exports = len(root.exports)
     x = tg.full((2,), 0.6)
     assert compiled(x).tolist() == pytest.approx(compute(x).tolist())
-    compiled.settle()
+    compiled._native.settle()
     # Once, though a trace came between: what the first segment computed was used.
     assert root.hits == before + 1
     assert len(root.exports) == exports
@@ -487,7 +487,7 @@ def test_conditions_are_decided_natively(grad):
     # One call makes the entry anew.
     assert sum(made[120:]) >= 59
     assert compiled.statistics.traces == len(compiled.specialisations[0].tree.paths) > 10
-    compiled.settle()
+    compiled._native.settle()
     tree = compiled.specialisations[0].tree
     assert sum(end.hits for end in tree.paths) == compiled.statistics.calls
 

@@ -24,10 +24,10 @@ from tracegrad.runtime.program import interpreter_source, method_definition, nat
 
 Array = np.ndarray[Any, Any]
 
-_HEADER = 23
+_HEADER = 24
 _BLOCK = 21
-# The word of a tuple that its first item is in.
-_TUPLE_ITEMS = 3
+# The word of a tuple that its first item is in: another one in each version of Python.
+_TUPLE_ITEMS = tuple.__basicsize__ // 8
 # Steps that only check or read; the numbers are those of `replay.py`.
 _ARGUMENT, _DICT_ITEM, _WORD_OF, _ATTRIBUTE, _LIST_ITEM, _WORD = range(6)
 _ITEM, _IS, _SAME, _CLASS, _LENGTH, _FLOAT64, _FLOAT32, _INT64 = range(6, 14)
@@ -336,6 +336,7 @@ class Entry:
                 0,
                 kept,
                 len(held),
+                _TUPLE_ITEMS,
             ],
         )
         self._keep += [clock, blocks]

@@ -91,7 +91,7 @@ def replay(owner: int, arguments: int, count: int) -> int:
                 matches = False
             else:
                 # Whoever has the attribute keeps the object. Nobody does if it was made just now.
-                matches = read_word(found, 0) > 1
+                matches = read_word(found, 0) & 0xFFFFFFFF > 1
                 _drop(found)
         elif kind == 4:  # an item of a list
             found = read_word(read_word(found, 3), a)
@@ -296,7 +296,7 @@ def replay(owner: int, arguments: int, count: int) -> int:
             elif kind == 3:  # a tuple of what is on the stack from a on
                 result = _new_tuple(height - a)
                 for i in range(a, height):
-                    store_word(result, 3 + i - a, read_word(stack, i))
+                    store_word(result, word(table, 23) + i - a, read_word(stack, i))
                 height = a
             elif kind == 4:  # a list, likewise
                 result = _new_list(height - a)

@@ -12,8 +12,6 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
-
 from tracegrad.config import config
 from tracegrad.errors import ArgumentError, TraceLimitWarning
 from tracegrad.log import log
@@ -26,6 +24,7 @@ from tracegrad.tracer.inputs import AliasesMatter
 from tracegrad.tracer.inspection import Inspection
 from tracegrad.tracer.location import locate
 from tracegrad.tracer.loop_records import SiteKey
+from tracegrad.tracer.native_calls import NativeCalls, to_front
 from tracegrad.tracer.range_names import counting
 from tracegrad.tracer.rolling import RollFailedError
 from tracegrad.tracer.signature import Binder, key_of, leaf_key
@@ -49,8 +48,6 @@ Key = tuple[Hashable, ...]
 PATIENCE = 4
 # Calls that Python had to end before what is native is made anew.
 REVISION = 64
-# Signatures of one function that are taken natively; each costs the others a look.
-_MOST_ENTRIES = 8
 
 # A larger whole number is no input, but a part of the key.
 _BEYOND_INT64 = 2**63
@@ -76,7 +73,7 @@ class CompiledFunction(Inspection):
         self.max_traces = max_traces
         self.roll = roll
         self.memory_budget = memory_budget
-        self.statistics = Statistics(self.settle)
+        self.statistics = Statistics()
         self.events: list[Event] = []
         self.specialisations: list[Specialisation] = []
         self._by_key: dict[Key, list[Specialisation]] = {}
@@ -86,10 +83,8 @@ class CompiledFunction(Inspection):
         self._adding = adding_parameters(code) if code is not None else frozenset()
         self._owner = getattr(function, "__qualname__", "").rpartition(".")[0]
         self._lock = threading.RLock()
-        # Counts calls, so that what was used longest ago is known; native code counts too.
-        self._clock = np.zeros(1, np.int64)
-        # Calls that are taken natively, by the mode of the thread; those hit last come first.
-        self._entries: tuple[list[Entry], ...] = ([], [], [])
+        self._native = NativeCalls(self.statistics)
+        self._entries = self._native.entries
         self._warned = False
         self._announced: set[Path] = set()
 
@@ -162,10 +157,10 @@ class CompiledFunction(Inspection):
                 if path.end.runs_again:
                     return self._run_in_python_too(found, path, leaves, args, kwargs)
                 self.statistics.counted_hits += 1
-                self._used(found, path)
+                self._native.used(found, path)
                 found.steady += 1
                 if found.steady == PATIENCE and given >= 0:
-                    self._make_entry(found, args, kwargs, given)
+                    self._take_natively(found, args, kwargs, given)
                 return call.finish(found.tree, path, values, inputs, leaves)
         return self._trace_and_finish(key, leaves, args, kwargs)
 
@@ -212,7 +207,7 @@ class CompiledFunction(Inspection):
 
     # ------------------------------------------------------------- native calls
 
-    def _make_entry(
+    def _take_natively(
         self, found: Specialisation, args: tuple[Any, ...], kwargs: dict[str, Any], given: int
     ) -> None:
         """Take calls like this one, to which `given` arguments were given by position and none by
@@ -220,34 +215,19 @@ class CompiledFunction(Inspection):
         """
         if any(self._is_kept(i, x) and not self._is_own_object(x) for i, x in enumerate(args)):
             return
-        # Here and not above: it imports the compiler.
-        from tracegrad.tracer.known_calls import entry_for
-
         described = list(self._describe(args, kwargs, []).values())
         values = [*args, *(kwargs[name] for name in sorted(kwargs))]
-        entry = entry_for(found, values, given, described, self._clock)
-        if entry is not None:
-            entries = self._entries[state.mode]
-            entries.insert(0, entry)
-            if len(entries) > _MOST_ENTRIES:
-                self._settle(entries[-1])
-                entries.pop()
+        self._native.add(found, values, given, described)
 
     def _finish(self, entry: Entry, known: list[Any], args: tuple[Any, ...]) -> Any:
         """The rest of a call of which native code has run some segments."""
         owner: Known = entry.owner
         found, number = owner.found, known[1]
-        way = owner.ways[number]
         inputs = known[owner.inputs[number] :]
         values = Run(arrays(inputs, ()))
-        values.outcomes.extend(owner.outcomes[number])
-        place = 2
-        for occurrence in way:
-            count = occurrence.output_count
-            values.ran(occurrence, known[place : place + count])
-            place += count
+        owner.retell(number, known, values)
         path = owner.paths[number]
-        if path is None or way[-1].flags:
+        if path is None or owner.ways[number][-1].flags:
             given = len(args)
             args, kwargs = self._binder.bind(args, {})
             try:
@@ -258,47 +238,14 @@ class CompiledFunction(Inspection):
                 if kwargs or any(type(x) not in (Tensor, float, int) for x in args):
                     leaves = self._nested_key(args, kwargs)[0]
                 return self._retrace_and_finish(found, miss, leaves, args, kwargs)
-            self._used(found, path)
+            self._native.used(found, path)
             found.steady += 1
             if found.steady == REVISION:
                 # By now native code may know more of what Python has just done.
-                self._forget_entries(found)
-                self._make_entry(found, args, kwargs, given)
+                self._native.forget(found)
+                self._take_natively(found, args, kwargs, given)
                 found.steady = REVISION
         return call.finish(found.tree, path, values, inputs, inputs)
-
-    def _used(self, found: Specialisation, path: TracePath) -> None:
-        """A call went this way."""
-        self._clock[0] += 1
-        found.last_used = path.last_used = int(self._clock[0])
-
-    def _settle(self, entry: Entry) -> None:
-        """Count what was counted natively."""
-        owner: Known = entry.owner
-        hits = entry.take_hits()
-        if not hits:
-            return
-        self.statistics.counted_calls += hits
-        self.statistics.counted_hits += hits
-        for number, (way, path) in enumerate(zip(owner.ways, owner.paths, strict=True)):
-            way[-1].hits += entry.take_block_hits(number)
-            used = entry.last_used(number)
-            for item in (owner.found, path):
-                if item is not None:
-                    item.last_used = max(item.last_used, used)
-
-    def settle(self) -> None:
-        """Count all calls that were counted natively."""
-        for entries in self._entries:
-            for entry in entries:
-                self._settle(entry)
-
-    def _forget_entries(self, found: Specialisation) -> None:
-        """What is native of a specialisation is not what it is any more."""
-        self.settle()
-        found.steady = 0
-        for entries in self._entries:
-            entries[:] = [entry for entry in entries if entry.owner.found is not found]
 
     # ------------------------------------------------------------------ tracing
 
@@ -362,7 +309,7 @@ class CompiledFunction(Inspection):
             finally:
                 self.statistics.compilations += program.counters.compilations - compiled
                 self.statistics.compile_seconds += program.counters.seconds - seconds
-            self._used(found, path)
+            self._native.used(found, path)
             self._limit()
             return call.finish(found.tree, path, values, inputs, leaves)
 
@@ -451,7 +398,7 @@ class CompiledFunction(Inspection):
                     found.loops.note(failure.place, failure.reason, failure.for_good)
                     if failure.for_good:
                         found.loops.unrolled[failure.key] = failure.reason
-        self._forget_entries(found)
+        self._native.forget(found)
         found.add(trace, recorder, survey, leaves, supersedes=bool(disabled))
         inputs = found.objects(recorder, leaves)
         found.forget_tensors()
@@ -503,7 +450,7 @@ class CompiledFunction(Inspection):
 
     def _limit(self) -> None:
         """Past the limit of traces: warn once, and drop what was used longest ago."""
-        self.settle()
+        self._native.settle()
         paths = [(path.last_used, s, p) for s in self.specialisations for p, path in s.tree.ends()]
         if len(paths) <= self.max_traces:
             return
@@ -511,16 +458,10 @@ class CompiledFunction(Inspection):
             self._warned = True
             warnings.warn(self.limit_report(), TraceLimitWarning, stacklevel=5)
         _, owner, end = min(paths, key=lambda item: item[0])
-        self._forget_entries(owner)
+        self._native.forget(owner)
         if not owner.tree.drop(end):
             self.specialisations.remove(owner)
             self._by_key[owner.key].remove(owner)
-
-
-def to_front(entries: list[Entry], entry: Entry) -> None:
-    """What was hit is looked at first the next time."""
-    entries.remove(entry)
-    entries.insert(0, entry)
 
 
 @overload

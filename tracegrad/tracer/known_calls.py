@@ -28,11 +28,12 @@ from tracegrad.tracer import promotion
 from tracegrad.tracer.access import Path as AccessPath
 from tracegrad.tracer.guards import Guard, KeysGuard, TensorGuard, TypeGuard
 from tracegrad.tracer.native_results import add_result, wrapper
+from tracegrad.tracer.program import Program
 from tracegrad.tracer.recording import Ref
 from tracegrad.tracer.specialisation import Specialisation
 from tracegrad.tracer.structure import Container, Description, Leaf, Static
 from tracegrad.tracer.tensor import Tensor
-from tracegrad.tracer.tree import Occurrence, Path, Tree, outcome_of
+from tracegrad.tracer.tree import Occurrence, Path, Run, Tree, outcome_of
 
 Array = np.ndarray[Any, Any]
 
@@ -49,6 +50,7 @@ class Known:
     """What an entry stands for.
 
     ways, outcomes   for each block the segments to it from the first, and the outcomes between.
+    programs         what runs in each block.
     paths            for each block the path that ends there.
     inputs           for each block, where the inputs are in what native code returns after it.
     """
@@ -56,8 +58,19 @@ class Known:
     found: Specialisation
     ways: list[list[Occurrence]]
     outcomes: list[list[Hashable]]
+    programs: dict[Occurrence, Program | None]
     paths: list[Path | None]
     inputs: list[int]
+
+    def retell(self, number: int, known: Sequence[Any], run: Run) -> None:
+        """What native code did up to a block, and left in the list `known`, as a run."""
+        run.outcomes.extend(self.outcomes[number])
+        place = 2
+        for occurrence in self.ways[number]:
+            program = self.programs[occurrence]
+            count = 0 if program is None else program.forward.output_count
+            run.ran(occurrence, program, list(known[place : place + count]))
+            place += count
 
 
 def entry_for(
@@ -90,6 +103,7 @@ def entry_for(
         found,
         ways,
         [[outcome_of(a, b) for a, b in itertools.pairwise(way)] for way in ways],
+        {way[-1]: way[-1].program for way in ways},
         [tree.paths.get(way[-1]) for way in ways],
         [2 + sum(x.output_count for x in way) for way in ways],
     )

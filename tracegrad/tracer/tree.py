@@ -402,11 +402,11 @@ class Run:
         self.arguments.append(arguments)
         self.values.append(outputs)
 
-    def ran(self, occurrence: Occurrence, outputs: list[Any]) -> None:
+    def ran(self, occurrence: Occurrence, program: Program | None, outputs: list[Any]) -> None:
         """A segment has run natively."""
         values = self.values
         arguments = [values[where + 1][number] for where, number in occurrence.sources]
-        self.add(occurrence, occurrence.program, arguments, outputs)
+        self.add(occurrence, program, arguments, outputs)
 
     def take_over(self, before: Run, root: Occurrence) -> None:
         """Start with what another run of the same call has computed already, as far as its way and
