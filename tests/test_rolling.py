@@ -807,7 +807,7 @@ def test_list_indexed_by_the_counter():
         return x
 
     weights = [tensor(np.full(5, 0.1 * i)) for i in range(12)]
-    check(layers, [(X, weights)] * 2, rolled=False)
+    check(layers, [(X, weights)] * 2)
 
 
 def test_names_made_of_the_counter():

@@ -159,6 +159,8 @@ class Recorder(ValueTable):
         self.outermost.holders.clear()
         if self.outermost.rolling is not None:
             self.outermost.rolling.close()
+            # The values of the trace refer to their scope, and the trace is kept.
+            self.outermost.rolling = None
         self.undo = UndoLog()
 
     # ------------------------------------------------------------- protocol
