@@ -32,11 +32,17 @@ _GROWTH = 3
 
 
 class Known(dict[Node, Interval]):
-    """Intervals by value; `sums`: what numbers of no dimensions are made of."""
+    """Intervals by value; `sums`: what numbers of no dimensions are made of.
+
+    Loops and branches are looked at once, however many results they have: `inner` keeps what is
+    known of the inputs of their graphs, `made` of all that branches compute.
+    """
 
     def __init__(self, known: Mapping[Node, Interval] | None = None) -> None:
         super().__init__(known or {})
         self.sums: dict[Node, Linear] = dict(known.sums) if isinstance(known, Known) else {}
+        self.inner: dict[Node, list[Known]] = {}
+        self.made: dict[Node, list[Known]] = {}
 
     def sum_of(self, x: Node) -> Linear:
         """What a number is made of: itself, if nothing else is known."""
@@ -131,6 +137,13 @@ def inside(node: Node, known: Mapping[Node, Interval]) -> list[Known]:
     """The intervals of the inputs of each graph of a loop or branch, given those around it."""
     if not isinstance(known, Known):
         known = Known(known)
+    found = known.inner.get(node)
+    if found is None:
+        found = known.inner[node] = _inside(node, known)
+    return found
+
+
+def _inside(node: Node, known: Known) -> list[Known]:
     if node.op is while_loop:
         return [_inside_loop(Loop.of(node), known)]
     operands = node.inputs[1:]
@@ -305,12 +318,15 @@ def _of_result(node: Node, index: int, known: Known) -> Interval | None:
         if index >= loop.first_row:
             return None
         # Where the interval of a carry is known, it holds after the last iteration too.
-        return _inside_loop(loop, known).get(loop.inner.carry[index - 1])
+        return inside(node, known)[0].get(loop.inner.carry[index - 1])
     if node.op is not cond:
         return None
     total: Interval | None = None
-    for branch, inputs in zip(node.params["branches"], inside(node, known), strict=True):
-        found = intervals_of(branch, inputs).get(branch.outputs[index])
+    branches = node.params["branches"]
+    if node not in known.made:
+        known.made[node] = list(map(intervals_of, branches, inside(node, known)))
+    for branch, made in zip(branches, known.made[node], strict=True):
+        found = made.get(branch.outputs[index])
         if found is None:
             return None
         total = found if total is None else _hull(total, found)
