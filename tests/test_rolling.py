@@ -11,8 +11,8 @@ import pytest
 
 import tracegrad as tg
 import tracegrad.tracer.program as programs
+from tests.interpreted import Interpreted
 from tests.rolling_programs import program
-from tracegrad.ir.interpret import interpret
 
 TRIPS = [10, 0, 3, 1000, 1, 2, 10, 0, 57, 1]
 
@@ -996,28 +996,6 @@ def test_a_loop_with_a_long_body_is_seen_as_one():
 
 
 # ------------------------------------------------------------------ random programs
-
-
-class Interpreted:
-    """Stands for compiled code: the interpreter is as right, and does not have to compile."""
-
-    kernels = ()
-    source = ""
-    compile_seconds = 0.0
-    # Not for native calls.
-    is_serial = False
-
-    def __init__(self, graph, layouts):
-        self.graph = graph
-
-    def __call__(self, values):
-        arrays = [
-            value if isinstance(value, list) else np.asarray(value, node.dtype.numpy)
-            for value, node in zip(values, self.graph.inputs, strict=True)
-        ]
-        with np.errstate(all="ignore"):
-            found = interpret(self.graph, arrays)
-        return [x if isinstance(x, list) else np.array(x) for x in found]
 
 
 def outcome(function, n):
