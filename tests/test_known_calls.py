@@ -3,6 +3,7 @@
 import gc
 import sys
 import threading
+import types
 from dataclasses import dataclass
 
 import numpy as np
@@ -145,6 +146,17 @@ def test_a_global_is_looked_at(monkeypatch):
     assert result.tolist() == [5.0, 5.0]
     monkeypatch.undo()
     assert compiled(x, y).tolist() == [3.0, 3.0]
+
+
+def test_what_a_module_has_is_looked_at():
+    settings = types.ModuleType("settings")
+    settings.rate = 2.0
+    compiled = tg.compile(lambda x: x * settings.rate)
+    x = tg.ones(2)
+    warm(compiled, x)
+    settings.rate = 4.0
+    assert compiled(x).tolist() == [4.0, 4.0]
+    assert compiled(x).tolist() == [4.0, 4.0]
 
 
 def test_a_variable_of_an_enclosing_function_is_looked_at():

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -228,6 +229,9 @@ class _Checks:
         if isinstance(value, Tensor) and name == "grad":
             name = "_grad"
         kind: Any = type(value)
+        if kind is ModuleType and name in value.__dict__:
+            self.entry.is_object(register, value)
+            return self.entry.dict_item(value.__dict__, name), value.__dict__[name]
         # Code of the user's is not run between the checks.
         if hasattr(kind, "__getattr__") or kind.__getattribute__ is not object.__getattribute__:
             raise _UnfitError
