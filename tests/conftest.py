@@ -24,6 +24,8 @@ settings.register_profile(
 )
 settings.load_profile("deterministic")
 
+pytest_plugins = ["tests.interpreted"]
+
 # A plain `pytest` on a machine without PyTorch runs everything else.
 collect_ignore = [] if importlib.util.find_spec("torch") else ["reference"]
 

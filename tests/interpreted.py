@@ -1,8 +1,12 @@
 """Programs that are interpreted: for tests of what is compiled, not of how."""
 
+from collections import OrderedDict
+
 import numpy as np
+import pytest
 
 from tracegrad.ir.interpret import interpret
+from tracegrad.tracer import program
 
 
 class Interpreted:
@@ -25,3 +29,12 @@ class Interpreted:
         with np.errstate(all="ignore"):
             found = interpret(self.graph, arrays)
         return [x if isinstance(x, list) else np.array(x) for x in found]
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """Nothing is compiled by Numba: the graph is what a test is about, and its machine code, which
+    other tests are about, would take seconds to make.
+    """
+    monkeypatch.setattr(program, "executable_for", Interpreted)
+    monkeypatch.setattr(program, "_programs", OrderedDict())

@@ -8,9 +8,7 @@ import pytest
 import tracegrad as tg
 from tests.body_programs import PROGRAMS
 from tests.control_programs import same, t
-from tests.interpreted import Interpreted
 from tests.test_control_flow import numeric
-from tracegrad.tracer import program
 
 # What they ask for depends on nothing of a body's own: it is asked for where the form is called.
 ASK_OUTSIDE = {"if_in_cond", "if_in_switch", "truth_from_around", "while_in_cond"}
@@ -40,9 +38,7 @@ def test_eager_and_compiled_agree_with_differences(name):
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_second_order(name, monkeypatch):
-    # The graph is what is tested here: its machine code would take seconds to make.
-    monkeypatch.setattr(program, "executable_for", Interpreted)
+def test_second_order(name, interpreted):
     f = PROGRAMS[name]
 
     def slope(x, w):
@@ -63,20 +59,26 @@ WS = np.array([1.27, 1.61, 1.13, 1.05])
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_each_row_goes_its_own_way(name, monkeypatch):
+def test_each_row_goes_its_own_way(name):
     f = PROGRAMS[name]
     xs, ws = t(XS), t(WS)
     rows = [(t(x), t(w)) for x, w in zip(XS, WS, strict=True)]
     expected = tg.stack([f(x, w) for x, w in rows])
+    for mode in (lambda f: f, tg.compile):
+        same(mode(tg.vmap(f))(xs, ws), expected)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_gradients_of_rows_that_go_their_own_ways(name, interpreted):
+    f = PROGRAMS[name]
+    xs, ws = t(XS), t(WS)
+    rows = [(t(x), t(w)) for x, w in zip(XS, WS, strict=True)]
     gradients = [tg.grad(f, (0, 1))(x, w) for x, w in rows]
     expected_gradient = tuple(tg.stack(column) for column in zip(*gradients, strict=True))
 
     def total(xs, ws):
         return tg.vmap(f)(xs, ws).sum()
 
-    for mode in (lambda f: f, tg.compile):
-        same(mode(tg.vmap(f))(xs, ws), expected)
-    monkeypatch.setattr(program, "executable_for", Interpreted)
     for mode in (lambda f: f, tg.compile):
         same(mode(tg.grad(total, (0, 1)))(xs, ws), expected_gradient, 1e-10)
         same(mode(tg.vmap(tg.grad(f, (0, 1))))(xs, ws), expected_gradient, 1e-10)

@@ -56,7 +56,7 @@ def test_eager_and_compiled_agree_with_differences(name):
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_second_order(name):
+def test_second_order(name, interpreted):
     f = PROGRAMS[name]
 
     def slope(x, w):

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 
 import tracegrad as tg
-import tracegrad.tracer.program as programs
-from tests.interpreted import Interpreted
 from tests.rolling_programs import program
 
 TRIPS = [10, 0, 3, 1000, 1, 2, 10, 0, 57, 1]
@@ -1014,8 +1012,7 @@ def outcome(function, n):
 
 @pytest.mark.parametrize("start", range(0, 64, 8))
 @pytest.mark.parametrize("lists", [False, True], ids=["", "lists"])
-def test_random_programs(start, lists, monkeypatch):
-    monkeypatch.setattr(programs, "executable_for", Interpreted)
+def test_random_programs(start, lists, interpreted):
     for seed in range(start, start + 8):
         function, source = program(seed, lists)
         compiled = tg.compile(function)

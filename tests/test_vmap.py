@@ -158,7 +158,7 @@ def _gradients(f: Function, xs: tuple[tg.Tensor, ...]) -> list[tg.Tensor]:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_two_gradients_through_vmap(name: str, form: str) -> None:
+def test_two_gradients_through_vmap(name: str, form: str, interpreted: None) -> None:
     f, xs = PROGRAMS[name]
     for mine, theirs in zip(
         _gradients(FORMS[form](tg.vmap(f)), xs), _gradients(looped(f), xs), strict=False
