@@ -1,5 +1,6 @@
 """What every test runs under: deterministic hypothesis, and a cache that is not the user's."""
 
+import gc
 import importlib.util
 import os
 from pathlib import Path
@@ -25,6 +26,10 @@ settings.register_profile(
 settings.load_profile("deterministic")
 
 pytest_plugins = ["tests.interpreted"]
+
+# What is compiled lives as long as the process. To look at all of it again and again for garbage
+# would be a tenth of the time of a run.
+gc.set_threshold(100_000, 20, 100)
 
 # A plain `pytest` on a machine without PyTorch runs everything else.
 collect_ignore = [] if importlib.util.find_spec("torch") else ["reference"]
