@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
@@ -162,9 +163,9 @@ class _Ways(Assembly):
         made = [np.zeros(type.shape, type.dtype.numpy) for type in self.types]
         return [scope.builder.constant(array) for array in made]
 
+    @abstractmethod
     def failing(self, scope: BodyScope, wrong: Limits) -> list[Node]:
         """The outputs where nothing is right."""
-        raise NotImplementedError
 
     def results(self, scope: BodyScope, path: Path) -> list[Node]:
         """What a path returns, in the types of all."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -110,7 +111,7 @@ class BodyScope:
         return ref in self.known or self.has(ref)
 
 
-class Assembly:
+class Assembly(ABC):
     """One graph of the paths in a tree, with a `cond` where they part. How a path ends is for the
     subclasses to say.
 
@@ -124,21 +125,21 @@ class Assembly:
         self.ahead: tuple[Hashable, ...] = ()
         self.top = BodyScope(self, None, name)
 
+    @abstractmethod
     def import_outer(self, ref: LoopRef) -> None:
         """Make a value from before the body an input of it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end(self, scope: BodyScope, path: Path, fault: LoopRef) -> list[Node]:
         """The outputs where a path ends."""
-        raise NotImplementedError
 
+    @abstractmethod
     def missing(self, scope: BodyScope, fault: LoopRef) -> list[Node]:
         """The outputs where no path is known."""
-        raise NotImplementedError
 
+    @abstractmethod
     def never(self, scope: BodyScope, fault: LoopRef) -> list[Node]:
         """The outputs where nothing ever comes."""
-        raise NotImplementedError
 
     def step(self, ref: LoopRef) -> Any:
         """The operation that computes a value."""
