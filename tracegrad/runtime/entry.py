@@ -120,7 +120,6 @@ class Entry:
     __slots__ = (
         "_apart",
         "_arguments",
-        "_blocks",
         "_cells",
         "_keep",
         "_places",
@@ -146,7 +145,6 @@ class Entry:
         self._cells: dict[int, Array] = {}
         self._apart: list[int] = []
         self._arguments: set[int] = set()
-        self._blocks: Sequence[Block] = ()
         self._places: list[int] = []
 
     # ------------------------------------------------------------------------- steps
@@ -276,7 +274,6 @@ class Entry:
         for i, source in enumerate(self._apart):
             stored = self._step(_WORD, source, storages, 0, first + i)
             self._step(_APART, stored, first, first + i, stored)
-        self._blocks = blocks
         layout = _Layout(_HEADER)
         registers = layout.reserve(self._registers)
         # The values: inputs, one place for what no program takes, constants, outputs.

@@ -79,14 +79,15 @@ class Program:
         self.steps = tuple(steps)
         self.words = _assemble(self.buffers, self.steps, bases)
         native = native_function(interpreter_source(), "call", self.words)
-        # Nothing else of Python runs meanwhile: no step gives up the GIL.
-        self.is_serial = False
-        if threads or any(step.extent // max(step.grain, 1) > 1 for step in self.steps):
+        # Then nothing else of Python runs meanwhile: no step gives up the GIL.
+        self.is_serial = not threads and all(
+            step.extent // max(step.grain, 1) <= 1 for step in self.steps
+        )
+        if self.is_serial:
+            self.run = native
+        else:
             _want_threads()
             self.run = _alone(native)
-        else:
-            self.run = native
-            self.is_serial = True
 
 
 def _assemble(buffers: Sequence[Buffer], steps: Sequence[Step], bases: int) -> Any:

@@ -402,11 +402,14 @@ class Run:
         self.arguments.append(arguments)
         self.values.append(outputs)
 
+    def arguments_of(self, occurrence: Occurrence) -> list[Any]:
+        """What the program of a segment that comes next takes."""
+        values = self.values
+        return [values[where + 1][number] for where, number in occurrence.sources]
+
     def ran(self, occurrence: Occurrence, program: Program | None, outputs: list[Any]) -> None:
         """A segment has run natively."""
-        values = self.values
-        arguments = [values[where + 1][number] for where, number in occurrence.sources]
-        self.add(occurrence, program, arguments, outputs)
+        self.add(occurrence, program, self.arguments_of(occurrence), outputs)
 
     def take_over(self, before: Run, root: Occurrence) -> None:
         """Start with what another run of the same call has computed already, as far as its way and
@@ -482,8 +485,7 @@ def go_on(tree: Tree, state: Run) -> tuple[Path, Run]:
 def execute(tree: Tree, occurrence: Occurrence, state: Run) -> None:
     """Run one segment."""
     occurrence.hits += 1
-    values = state.values
-    arguments = [values[where + 1][number] for where, number in occurrence.sources]
+    arguments = state.arguments_of(occurrence)
     if occurrence.exports:
         program = occurrence.program or tree.program_of(occurrence)
         state.add(occurrence, program, arguments, program.forward(arguments))
