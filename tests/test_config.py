@@ -24,8 +24,10 @@ def test_variables_are_read(tmp_path):
             "TRACEGRAD_CHECK": "1",
             "TRACEGRAD_DISABLE": "true",
             "TRACEGRAD_CACHE_DIR": str(tmp_path / "cache"),
+            "TRACEGRAD_CACHE_SIZE": "3",
         }
     )
+    assert settings.cache_limit == 3 << 20
     assert settings.log == {"trace", "cache"}
     assert settings.dump == tmp_path / "dump"
     assert settings.check is True
@@ -54,6 +56,11 @@ def test_an_unknown_topic_is_an_error_that_names_the_topics():
 def test_a_flag_that_means_nothing_is_an_error():
     with pytest.raises(ValueError, match="TRACEGRAD_CHECK: expected 1 or 0, got 'maybe'"):
         read({"TRACEGRAD_CHECK": "maybe"})
+
+
+def test_a_number_that_is_none_is_an_error():
+    with pytest.raises(ValueError, match="TRACEGRAD_CACHE_SIZE: expected a whole number"):
+        read({"TRACEGRAD_CACHE_SIZE": "1.5 GB"})
 
 
 def test_override_lasts_for_its_block_even_if_the_block_fails():

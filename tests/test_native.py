@@ -4,7 +4,6 @@ import itertools
 import os
 import platform
 import re
-import subprocess
 import sys
 import textwrap
 
@@ -158,7 +157,7 @@ def test_a_reduction_vectorises(fresh_cache, operation, expected):
 @x86
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="libmvec is part of glibc")
 def test_vector_math_calls_the_vector_library(fresh_cache):
-    from tracegrad.codegen.primitives.vectormath import vector_variants
+    from tracegrad.codegen.vector_library import vector_variants
 
     if not vector_variants("tanhf", 1, 4):
         pytest.skip("this glibc has no vector tanh")
@@ -271,52 +270,6 @@ def test_equal_source_is_one_kernel():
     before = kernels.statistics.reused
     assert map_kernel("x + f32(17.0)", "f32") is first
     assert kernels.statistics.reused == before + 1
-
-
-CHILD = f"""
-import sys
-from tracegrad.runtime import kernels
-assert "numba" not in sys.modules
-for constant in (1.0, 2.0):
-    kernels.compile_kernel({HEAD!r} + f\"\"\"def kernel(pointers, table, start, stop):
-    a = pointer_f32(pointers, 0)
-    o = output_f32(pointers, 1, 0)
-    for i in range(start, stop):
-        store(o, i, exp(load(a, i)) + f32({{constant}}))
-\"\"\")
-print(kernels.statistics.compiled, kernels.statistics.loaded)
-"""
-
-
-def start_child(cache_dir):
-    environment = {**os.environ, "TRACEGRAD_CACHE_DIR": str(cache_dir)}
-    command = [sys.executable, "-c", CHILD]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-
-
-def test_processes_share_compiled_kernels(tmp_path):
-    """Two compile the same at once, into one directory; a third one compiles nothing."""
-    for child in [start_child(tmp_path), start_child(tmp_path)]:
-        output, _ = child.communicate(timeout=100)
-        assert child.returncode == 0
-        assert sum(map(int, output.split())) == 2
-    output, _ = start_child(tmp_path).communicate(timeout=100)
-    assert output.split() == ["0", "2"]
-    assert not list(tmp_path.rglob("*.tmp"))
-
-
-def test_an_unusable_cache_directory_costs_one_warning(tmp_path, monkeypatch):
-    obstacle = tmp_path / "file"
-    obstacle.write_text("not a directory")
-    monkeypatch.setattr(kernels, "_fallback", None)
-    with config.override(cache_dir=obstacle / "cache"):
-        with pytest.warns(RuntimeWarning, match="TRACEGRAD_CACHE_DIR"):
-            kernel = map_kernel("x + f32(18.0)", "f32")
-        map_kernel("x + f32(19.0)", "f32")
-    assert kernel.path.parent != obstacle
-    out = np.zeros(1, np.float32)
-    run(kernel, [out.copy(), out], 1)
-    assert out[0] == 18.0
 
 
 # ----------------------------------------------------------------------------------------- programs

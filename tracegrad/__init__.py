@@ -20,6 +20,7 @@ from tracegrad.ir.types import (
     promote_types,
     uint8,
 )
+from tracegrad.runtime.object_files import clear as clear_cache
 from tracegrad.runtime.random import Generator
 from tracegrad.tracer import functions as _functions
 from tracegrad.tracer import methods as _methods
@@ -103,6 +104,7 @@ __all__ = [
     "autograd",
     "bool_",
     "breakpoint_if",
+    "clear_cache",
     "compile",
     "cond",
     "debug_print",

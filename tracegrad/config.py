@@ -7,7 +7,8 @@
 ``TRACEGRAD_CHECK``    1: verify the graph after every pass, and inputs and outputs of calls
 ``TRACEGRAD_ROLL``     0: loops are not rolled, each number of iterations is traced by itself
 ``TRACEGRAD_DISABLE``  1: ``@tg.compile`` does nothing and everything runs eagerly
-``TRACEGRAD_CACHE_DIR``  directory of generated source and compiled kernels
+``TRACEGRAD_CACHE_DIR``  directory of compiled kernels
+``TRACEGRAD_CACHE_SIZE``  its limit in MiB (512); the kernels used longest ago are removed
 =====================  ===================================================================
 """
 
@@ -36,6 +37,7 @@ class Config:
     check: bool
     disable: bool
     cache_dir: Path
+    cache_limit: int = 512 << 20
     roll: bool = True
     unroll_limit: int = 8
 
@@ -79,6 +81,7 @@ def read(environment: Mapping[str, str]) -> Config:
         disable=_flag(environment, "TRACEGRAD_DISABLE"),
         roll="TRACEGRAD_ROLL" not in environment or _flag(environment, "TRACEGRAD_ROLL"),
         cache_dir=Path(cache_dir).expanduser() if cache_dir else _default_cache_dir(environment),
+        cache_limit=_whole_number(environment, "TRACEGRAD_CACHE_SIZE", 512) << 20,
     )
 
 
@@ -102,6 +105,15 @@ def _flag(environment: Mapping[str, str], name: str) -> bool:
     if text in _FALSE:
         return False
     raise ValueError(f"{name}: expected 1 or 0, got {text!r}")
+
+
+def _whole_number(environment: Mapping[str, str], name: str, default: int) -> int:
+    text = environment.get(name, "").strip()
+    if not text:
+        return default
+    if not text.isdecimal():
+        raise ValueError(f"{name}: expected a whole number, got {text!r}")
+    return int(text)
 
 
 def _default_cache_dir(environment: Mapping[str, str]) -> Path:

@@ -97,9 +97,7 @@ def _way(m: int, n: int, k: int, transposed_b: bool, beta: float) -> int:
 
 def gemm_source(code: str) -> str:
     """The source of the kernel for element type "f32" or "f64"."""
-    lane = 16 if code == "f32" else 8
-    source = _SOURCE.replace("WIDE", str(4 * lane)).replace("LANE", str(lane))
-    return source.replace("REAL", code)
+    return _SOURCE.replace("REAL", code)
 
 
 _SOURCE = '''\
@@ -110,17 +108,12 @@ from tracegrad.codegen.primitives import (
     advance,
     gemm,
     gemv,
-    load,
     load_output,
+    plain_product,
     pointer_REAL,
     real,
     store,
-    tile_REAL_1xLANE,
-    tile_REAL_1xWIDE,
-    tile_REAL_1xless,
-    tile_REAL_4xLANE,
-    tile_REAL_4xWIDE,
-    tile_REAL_4xless,
+    tiled_product,
     word,
 )
 
@@ -159,84 +152,43 @@ def kernel(pointers, table, start, stop):
         a = advance(first_a, offset_a)
         b = advance(first_b, offset_b)
         c = advance(first_c, offset_c)
+        row_a = 1 if transposed_a else lda
+        column_a = lda if transposed_a else 1
         if way == 2:
             adds = 0 if beta == 0.0 else 1
-            row_a = 1 if transposed_a != 0 else lda
-            column_a = lda if transposed_a != 0 else 1
-            for i in range(0, m - 3, 4):
-                ai = advance(a, i * row_a)
-                ci = advance(c, i * ldc)
-                j = 0
-                while j + WIDE <= n:
-                    bj = advance(b, j)
-                    cj = advance(ci, j)
-                    tile_REAL_4xWIDE(ai, row_a, column_a, bj, ldb, cj, ldc, k, alpha, adds, WIDE)
-                    j += WIDE
-                while j + LANE <= n:
-                    bj = advance(b, j)
-                    cj = advance(ci, j)
-                    tile_REAL_4xLANE(ai, row_a, column_a, bj, ldb, cj, ldc, k, alpha, adds, LANE)
-                    j += LANE
-                if j < n:
-                    bj = advance(b, j)
-                    cj = advance(ci, j)
-                    tile_REAL_4xless(ai, row_a, column_a, bj, ldb, cj, ldc, k, alpha, adds, n - j)
-            for i in range(m // 4 * 4, m):
-                ai = advance(a, i * row_a)
-                ci = advance(c, i * ldc)
-                j = 0
-                while j + WIDE <= n:
-                    bj = advance(b, j)
-                    cj = advance(ci, j)
-                    tile_REAL_1xWIDE(ai, row_a, column_a, bj, ldb, cj, ldc, k, alpha, adds, WIDE)
-                    j += WIDE
-                while j + LANE <= n:
-                    bj = advance(b, j)
-                    cj = advance(ci, j)
-                    tile_REAL_1xLANE(ai, row_a, column_a, bj, ldb, cj, ldc, k, alpha, adds, LANE)
-                    j += LANE
-                if j < n:
-                    bj = advance(b, j)
-                    cj = advance(ci, j)
-                    tile_REAL_1xless(ai, row_a, column_a, bj, ldb, cj, ldc, k, alpha, adds, n - j)
+            tiled_product(a, row_a, column_a, b, ldb, c, ldc, m, n, k, alpha, adds)
             continue
-        if way == 0 and n != 1 and m != 1:
+        row_b = 1 if transposed_b else ldb
+        column_b = ldb if transposed_b else 1
+        if way == 1:
+            plain_product(
+                a, row_a, column_a, b, row_b, column_b, c, ldc, m, n, k, alpha, beta
+            )
+            continue
+        if n != 1 and m != 1:
             gemm(
                 gemm_address, transposed_b, transposed_a,
                 n, m, k, alpha, b, ldb, a, lda, beta, c, ldc,
             )
             continue
-        # What C starts from: beta = 0 means that its contents, which may be NaN, do not count.
-        if beta == 0.0:
-            for i in range(m):
-                for j in range(n):
-                    store(c, i * ldc + j, REAL(0.0))
-        elif beta != 1.0:
-            for i in range(m):
-                for j in range(n):
-                    store(c, i * ldc + j, REAL(beta) * load_output(c, i * ldc + j))
-        if way == 0 and k > 0:
-            if n == 1:
-                step_b = 1 if transposed_b != 0 else ldb
-                if transposed_a != 0:
-                    gemv(gemv_address, 0, m, k, alpha, a, lda, b, step_b, 1.0, c, ldc)
-                else:
-                    gemv(gemv_address, 1, k, m, alpha, a, lda, b, step_b, 1.0, c, ldc)
-            else:
-                step_a = lda if transposed_a != 0 else 1
-                if transposed_b != 0:
-                    gemv(gemv_address, 1, k, n, alpha, b, ldb, a, step_a, 1.0, c, 1)
-                else:
-                    gemv(gemv_address, 0, n, k, alpha, b, ldb, a, step_a, 1.0, c, 1)
-            continue
-        row_a = 1 if transposed_a != 0 else lda
-        column_a = lda if transposed_a != 0 else 1
-        row_b = 1 if transposed_b != 0 else ldb
-        column_b = ldb if transposed_b != 0 else 1
-        for i in range(m):
-            for j in range(n):
-                total = REAL(0.0)
-                for p in range(k):
-                    total += load(a, i * row_a + p * column_a) * load(b, p * row_b + j * column_b)
-                store(c, i * ldc + j, load_output(c, i * ldc + j) + REAL(alpha) * total)
+        # What C starts from: beta = 0 means that its contents, which may be NaN, do not count,
+        # and not every BLAS goes by that.
+        step_c = ldc if n == 1 else 1
+        for i in range(m * n):
+            kept = load_output(c, i * step_c)
+            store(c, i * step_c, REAL(0.0) if beta == 0.0 else REAL(beta) * kept)
+        if n == 1:
+            rows = m if transposed_a else k
+            columns = k if transposed_a else m
+            gemv(
+                gemv_address, 1 - transposed_a, rows, columns,
+                alpha, a, lda, b, row_b, 1.0, c, step_c,
+            )
+        else:
+            rows = k if transposed_b else n
+            columns = n if transposed_b else k
+            gemv(
+                gemv_address, transposed_b, rows, columns,
+                alpha, b, ldb, a, column_a, 1.0, c, step_c,
+            )
 '''

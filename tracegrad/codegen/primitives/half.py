@@ -9,14 +9,13 @@ does the same there. The arithmetic is after Fabian Giesen's `half_to_float` and
 from __future__ import annotations
 
 import platform
-from functools import cache
 from typing import Any
 
-from llvmlite import binding, ir
-from numba.core import config, types
+from llvmlite import ir
+from numba.core import types
 from numba.extending import intrinsic
 
-_settings: Any = config
+from tracegrad.codegen import processor
 
 _F16 = ir.HalfType()
 _F32 = ir.FloatType()
@@ -24,15 +23,9 @@ _I16 = ir.IntType(16)
 _I32 = ir.IntType(32)
 
 
-@cache
 def has_instructions() -> bool:
-    """Whether the CPU that Numba compiles for converts float16 by itself."""
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return True
-    features = _settings.CPU_FEATURES
-    if features is None:
-        features = binding.get_host_cpu_features().flatten()
-    return "+f16c" in features.split(",")
+    """Whether the CPU that code is generated for converts float16 by itself."""
+    return platform.machine() not in ("x86_64", "AMD64") or processor.has("f16c")
 
 
 def _bits(value: int) -> Any:

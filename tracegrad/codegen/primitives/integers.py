@@ -7,11 +7,33 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba.extending import register_jitable
+from numba.core import types
+from numba.extending import intrinsic, register_jitable
 
 from tracegrad.codegen.primitives.arithmetic import i64, where
 
-__all__ = ["integer_abs", "integer_fmod", "integer_pow"]
+__all__ = ["integer_abs", "integer_fmod", "integer_pow", "max", "min"]
+
+
+def _chosen(comparison: str) -> Any:
+    """The signature and code of the operand that compares so with the other."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.select(builder.icmp_signed(comparison, *arguments), *arguments)
+
+    return types.int64(types.int64, types.int64), generate
+
+
+@intrinsic
+def min(typing: Any, a: Any, b: Any) -> Any:
+    """The lesser of two int64; Numba's own `min` takes 50 ms to compile in each process."""
+    return _chosen("<")
+
+
+@intrinsic
+def max(typing: Any, a: Any, b: Any) -> Any:
+    """The greater of two int64."""
+    return _chosen(">")
 
 
 @register_jitable

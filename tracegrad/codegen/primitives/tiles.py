@@ -1,8 +1,11 @@
-"""Tiles of a matrix product: a few rows times a few columns, held in vector registers.
+"""Small matrix products without BLAS, which takes longer to start than they take to compute.
 
-BLAS takes longer to start than a small product takes to compute. A tile adds up
-`a[i, :] @ b[:, j]` for its rows and columns with one multiply-add for each vector of columns, so
-the rows of `b` have to be contiguous; `a` may have any strides.
+A tile is a few rows times a few columns, held in vector registers. It adds up `a[i, :] @ b[:, j]`
+with one multiply-add for each vector of columns, so the rows of `b` have to be contiguous; `a` may
+have any strides. The smallest products are plain loops over any strides.
+
+The loops are emitted here and not written in the kernel, because every program with a product
+compiles them, and Numba takes far longer to type a statement than LLVM to compile it.
 """
 
 from __future__ import annotations
@@ -20,25 +23,15 @@ from tracegrad.codegen.primitives.buffers import Pointer
 intrinsic: Any = extending.intrinsic
 types: Any = numba_types
 
-__all__ = [
-    "tile_f32_1x16",
-    "tile_f32_1x64",
-    "tile_f32_1xless",
-    "tile_f32_4x16",
-    "tile_f32_4x64",
-    "tile_f32_4xless",
-    "tile_f64_1x32",
-    "tile_f64_1x8",
-    "tile_f64_1xless",
-    "tile_f64_4x32",
-    "tile_f64_4x8",
-    "tile_f64_4xless",
-]
+__all__ = ["plain_product", "tiled_product"]
 
 _INDEX = ir.IntType(64)
 _ALIGN = ir.IntType(32)
 # Elements in the widest vector.
 _WIDEST = {"f32": 16, "f64": 8}
+# The rows of a tile, and the vectors of columns of a wide one: their sums fill half the registers.
+_ROWS = 4
+_GROUP = 4
 _FLAGS = ("contract",)
 
 
@@ -159,54 +152,130 @@ class _Tile:
                     self.store(value, place)
 
 
-def _tile(code: str, rows: int, vectors: int, masked: bool = False) -> Any:
-    """Make `tile_<code>_<rows>x<columns>(a, row_a, column_a, b, ldb, c, ldc, k, alpha, adds, n)`.
+def _walk(builder: Any, start: Any, stop: Any, step: int) -> Any:
+    """A loop; the context gives its index."""
+    return cgutils.for_range_slice(builder, start, stop, ir.Constant(_INDEX, step), _INDEX)
 
-    `n` is the number of columns where that is less than a vector has lanes.
+
+def _emit_tiles(builder: Any, code: str, arguments: Any) -> None:
+    """Tiles of four rows, then of one, each over whole groups of vectors, vectors, and the rest."""
+    a, row_a, column_a, b, ldb, c, ldc, m, n, k, alpha, adds = arguments
+    width = _WIDEST[code]
+    zero = ir.Constant(_INDEX, 0)
+
+    def below(size: Any, multiple: int) -> Any:
+        return builder.and_(size, ir.Constant(_INDEX, -multiple))
+
+    def moved(pointer: Any, elements: Any) -> Any:
+        element = ir.FloatType() if code == "f32" else ir.DoubleType()
+        typed = builder.bitcast(pointer, element.as_pointer())
+        return builder.bitcast(builder.gep(typed, [elements]), pointer.type)
+
+    def tile(rows: int, vectors: int, i: Any, j: Any, count: Any = None) -> None:
+        place = moved(c, builder.add(builder.mul(i, ldc), j))
+        row = moved(a, builder.mul(i, row_a))
+        emitted = _Tile(builder, code, rows, vectors, count)
+        emitted.emit((row, row_a, column_a, moved(b, j), ldb, place, ldc), k, alpha, adds)
+
+    grouped, whole = below(n, _GROUP * width), below(n, width)
+    by_four = below(m, _ROWS)
+    for rows, start, stop in ((_ROWS, zero, by_four), (1, by_four, m)):
+        with _walk(builder, start, stop, rows) as (i, _):
+            with _walk(builder, zero, grouped, _GROUP * width) as (j, _):
+                tile(rows, _GROUP, i, j)
+            with _walk(builder, grouped, whole, width) as (j, _):
+                tile(rows, 1, i, j)
+            with builder.if_then(builder.icmp_signed("<", whole, n)):
+                tile(rows, 1, i, whole, builder.sub(n, whole))
+
+
+@intrinsic
+def tiled_product(
+    typing: Any,
+    a: Any,
+    row_a: Any,
+    column_a: Any,
+    b: Any,
+    ldb: Any,
+    c: Any,
+    ldc: Any,
+    m: Any,
+    n: Any,
+    k: Any,
+    alpha: Any,
+    adds: Any,
+) -> Any:
+    """C = alpha * A B, or C += alpha * A B, in tiles.
+
+    `row_a` and `column_a` are the elements from one row or column of A to the next; the rows of B
+    and C are contiguous, `ldb` and `ldc` apart.
     """
-    integer, real = types.int64, types.float64
+    if not all(isinstance(x, Pointer) and x.code in _WIDEST for x in (a, b, c)):
+        return None
 
-    def define(
-        typing: Any,
-        a: Any,
-        row_a: Any,
-        column_a: Any,
-        b: Any,
-        ldb: Any,
-        c: Any,
-        ldc: Any,
-        k: Any,
-        alpha: Any,
-        adds: Any,
-        n: Any,
-    ) -> Any:
-        if not all(isinstance(x, Pointer) and x.code == code for x in (a, b, c)):
-            return None
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _emit_tiles(builder, a.code, arguments)
+        return context.get_dummy_value()
 
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            count = arguments[10] if masked else None
-            tile = _Tile(builder, code, rows, vectors, count)
-            tile.emit(arguments[:7], *arguments[7:10])
-            return context.get_dummy_value()
-
-        taken = (a, integer, integer, b, integer, c, integer, integer, real, integer, integer)
-        return types.void(*taken), generate
-
-    columns = "less" if masked else str(vectors * _WIDEST[code])
-    define.__name__ = f"tile_{code}_{rows}x{columns}"
-    define.__doc__ = f"{rows} rows times some columns of a product of {code} matrices."
-    return intrinsic(define)
+    whole = types.int64
+    strides = (a, whole, whole, b, whole, c, whole)
+    return types.void(*strides, whole, whole, whole, types.float64, whole), generate
 
 
-tile_f32_4x64 = _tile("f32", 4, 4)
-tile_f32_4x16 = _tile("f32", 4, 1)
-tile_f32_4xless = _tile("f32", 4, 1, masked=True)
-tile_f32_1x64 = _tile("f32", 1, 4)
-tile_f32_1x16 = _tile("f32", 1, 1)
-tile_f32_1xless = _tile("f32", 1, 1, masked=True)
-tile_f64_4x32 = _tile("f64", 4, 4)
-tile_f64_4x8 = _tile("f64", 4, 1)
-tile_f64_4xless = _tile("f64", 4, 1, masked=True)
-tile_f64_1x32 = _tile("f64", 1, 4)
-tile_f64_1x8 = _tile("f64", 1, 1)
-tile_f64_1xless = _tile("f64", 1, 1, masked=True)
+@intrinsic
+def plain_product(
+    typing: Any,
+    a: Any,
+    row_a: Any,
+    column_a: Any,
+    b: Any,
+    row_b: Any,
+    column_b: Any,
+    c: Any,
+    ldc: Any,
+    m: Any,
+    n: Any,
+    k: Any,
+    alpha: Any,
+    beta: Any,
+) -> Any:
+    """C = alpha * A B + beta * C by plain loops; what C holds does not count if beta is 0."""
+    if not all(isinstance(x, Pointer) and x.code in _WIDEST for x in (a, b, c)):
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _emit_loops(builder, a.code, arguments)
+        return context.get_dummy_value()
+
+    whole, real = types.int64, types.float64
+    strides = (a, whole, whole, b, whole, whole, c, whole)
+    return types.void(*strides, whole, whole, whole, real, real), generate
+
+
+def _emit_loops(builder: Any, code: str, arguments: Any) -> None:
+    """The three loops. Nothing in them is worth a vector: that would only make the code large."""
+    a, row_a, column_a, b, row_b, column_b, c, ldc, m, n, k, alpha, beta = arguments
+    element = ir.FloatType() if code == "f32" else ir.DoubleType()
+    zero, nothing = ir.Constant(_INDEX, 0), ir.Constant(element, 0.0)
+    if code == "f32":
+        alpha, beta = builder.fptrunc(alpha, element), builder.fptrunc(beta, element)
+
+    def place(pointer: Any, i: Any, row: Any, j: Any, column: Any) -> Any:
+        typed = builder.bitcast(pointer, element.as_pointer())
+        return builder.gep(typed, [builder.add(builder.mul(i, row), builder.mul(j, column))])
+
+    size = 4 if code == "f32" else 8
+    starts_anew = builder.fcmp_ordered("==", beta, nothing)
+    total = cgutils.alloca_once(builder, element)  # type: ignore[no-untyped-call]
+    with _walk(builder, zero, m, 1) as (i, _), _walk(builder, zero, n, 1) as (j, _):
+        builder.store(nothing, total)
+        with _walk(builder, zero, k, 1) as (p, _):
+            left = builder.load(place(a, i, row_a, p, column_a), align=size)
+            right = builder.load(place(b, p, row_b, j, column_b), align=size)
+            product = builder.fmul(left, right, flags=_FLAGS)
+            builder.store(builder.fadd(builder.load(total), product, flags=_FLAGS), total)
+        target = place(c, i, ldc, j, ir.Constant(_INDEX, 1))
+        result = builder.fmul(alpha, builder.load(total))
+        kept = builder.fmul(beta, builder.load(target, align=size))
+        value = builder.select(starts_anew, result, builder.fadd(result, kept))
+        builder.store(value, target, align=size)

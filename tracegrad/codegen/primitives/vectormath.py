@@ -12,25 +12,17 @@ The rounding functions are single LLVM instructions on every target.
 
 from __future__ import annotations
 
-import ctypes
-import platform
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from llvmlite.ir.instructions import CallInstrAttributes
 from numba import extending
-from numba.core import config, types
+from numba.core import types
+
+from tracegrad.codegen.vector_library import vector_variants
 
 # Numba's decorators and type constructors carry no usable types.
 intrinsic: Any = extending.intrinsic
-settings: Any = config
-
-VECTOR_LIBRARY = "libmvec.so.1"
-
-# Each x86 register width of the vector-function ABI: its letter, the CPU feature that it needs,
-# and its size in bytes.
-_WIDTHS = (("b", "sse4.1", 16), ("d", "avx2", 32), ("e", "avx512f", 64))
 
 _UNARY = (
     *("acos", "acosh", "asin", "asinh", "atan", "atanh", "cbrt", "cos"),
@@ -57,46 +49,6 @@ if TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         """The functions are made in a loop, at the end."""
-
-
-@cache
-def vector_widths() -> tuple[tuple[str, int], ...]:
-    """The usable register widths as (ABI letter, bytes); empty where libmvec cannot be used.
-
-    Loads the library for the whole process, which must happen before any kernel is linked, because
-    cached object code refers to its symbols.
-    """
-    if platform.machine() not in ("x86_64", "AMD64") or _open_library() is None:
-        return ()
-    binding.load_library_permanently(VECTOR_LIBRARY)
-    # The features that Numba compiles for, which a user may have reduced: a wider call would be
-    # made with registers that the code does not use.
-    features = settings.CPU_FEATURES
-    if features is None:
-        features = binding.get_host_cpu_features().flatten()
-    present = features.split(",")
-    return tuple((letter, size) for letter, feature, size in _WIDTHS if f"+{feature}" in present)
-
-
-@cache
-def _open_library() -> Any:
-    """A handle of libmvec, or None."""
-    try:
-        return ctypes.CDLL(VECTOR_LIBRARY)
-    except OSError:
-        return None
-
-
-@cache
-def vector_variants(symbol: str, operands: int, itemsize: int) -> tuple[tuple[str, int], ...]:
-    """The vector forms of a libm symbol that exist on this machine, as (symbol, lanes)."""
-    variants = []
-    for letter, size in vector_widths():
-        lanes = size // itemsize
-        name = f"_ZGV{letter}N{lanes}{'v' * operands}_{symbol}"
-        if hasattr(_open_library(), name):
-            variants.append((name, lanes))
-    return tuple(variants)
 
 
 class _OpenAttributes(CallInstrAttributes):  # type: ignore[misc]
