@@ -4,6 +4,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +74,16 @@ def load(system: System) -> None:
     module = importlib.import_module(system.module)
     if system.module == "torch":
         module.set_num_threads(THREADS)
+
+
+def allow_precision(key: str, arrays: Iterable[np.ndarray]) -> None:
+    """Let the system compute in the precision of these arrays: JAX has a switch for float64, with
+    which off it rounds to float32, and on it indexes by int64.
+    """
+    if key == "jax":
+        import jax
+
+        jax.config.update("jax_enable_x64", any(array.dtype == np.float64 for array in arrays))
 
 
 def as_numpy(result: Any) -> list[np.ndarray]:

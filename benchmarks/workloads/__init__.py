@@ -4,12 +4,18 @@ from collections.abc import Callable
 
 import numpy as np
 
+from benchmarks import systems
 from benchmarks.workload import Arrays, Call, Workload
 from benchmarks.workloads import (
+    attention,
+    black_scholes,
     digits,
+    gaussian_mixture,
     linear_regression,
+    mlp,
     multiply_add,
     normalise_classify,
+    rnn,
     rosenbrock,
     tanh_exp,
 )
@@ -19,9 +25,15 @@ WORKLOADS: tuple[Workload, ...] = (
     linear_regression.BACKWARD,
     rosenbrock.WORKLOAD,
     digits.WORKLOAD,
-    tanh_exp.WORKLOAD,
-    normalise_classify.WORKLOAD,
+    mlp.SMALL,
+    mlp.LARGE,
     multiply_add.WORKLOAD,
+    tanh_exp.WORKLOAD,
+    black_scholes.WORKLOAD,
+    normalise_classify.WORKLOAD,
+    attention.WORKLOAD,
+    gaussian_mixture.WORKLOAD,
+    rnn.WORKLOAD,
 )
 
 SEED = 0
@@ -30,4 +42,6 @@ SEED = 0
 def find(key: str, name: str) -> tuple[Callable[[Arrays], Call], Arrays]:
     """How a worker makes the call of a workload: see `Worker.prepare`."""
     workload = next(workload for workload in WORKLOADS if workload.name == name)
-    return getattr(workload, key), workload.inputs(np.random.default_rng(SEED))
+    arrays = workload.inputs(np.random.default_rng(SEED))
+    systems.allow_precision(key, arrays.values())
+    return getattr(workload, key), arrays
