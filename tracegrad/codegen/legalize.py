@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
-from tracegrad.codegen.fusion import LARGE, MIN_ROWS
-from tracegrad.codegen.schedule import BLOCK
+from tracegrad.codegen.stages import in_rows, in_stages, is_whole, neighbours
 from tracegrad.ir.graph import Builder, Graph, Node, scalar_value
 from tracegrad.ir.op import OPS
 from tracegrad.ir.ops.control import graphs_of, is_control, with_graphs
@@ -15,17 +12,26 @@ def legalize(graph: Graph) -> Graph:
     """`graph` with integer and float16 products as sums, large whole-array reductions in two
     stages, and one element of each computed row taken or placed by comparing positions.
     """
+    rows = neighbours(graph)
     with Builder(graph.name) as builder:
         new: dict[Node, Node] = {}
+
+        def whole(x: Node) -> Node:
+            """A value in its own shape."""
+            return OPS["reshape"](new[x], shape=x.shape) if x in rows else new[x]
+
         for node in graph.inputs:
             new[node] = builder.input(node.type, node.params["name"], node.loc)
         for node in graph.nodes:
             builder.loc = node.loc
-            inputs = [new[x] for x in node.inputs]
+            if node in rows:
+                new[node] = in_rows(node, [new[x] for x in node.inputs], rows[node])
+                continue
+            inputs = [whole(x) for x in node.inputs]
             if node.op.name == "matmul" and node.dtype.name not in ("float32", "float64"):
                 new[node] = product_as_sum(*inputs)
-            elif node.op.family == "reduction" and is_whole(node):
-                new[node] = in_stages(node, inputs[0])
+            elif is_whole(node):
+                new[node] = in_stages(node, new[node.inputs[0]])
             elif is_control(node):
                 graphs = [legalize(x) for x in graphs_of(node)]
                 params = with_graphs(node, graphs)
@@ -36,7 +42,7 @@ def legalize(graph: Graph) -> Graph:
                 new[node] = one_hot(inputs[0].shape, inputs[3], inputs[1])
             else:
                 new[node] = builder.adopt(node, inputs)
-        return builder.finish([new[x] for x in graph.outputs], graph.origin)
+        return builder.finish([whole(x) for x in graph.outputs], graph.origin)
 
 
 def product_as_sum(a: Node, b: Node) -> Node:
@@ -45,32 +51,6 @@ def product_as_sum(a: Node, b: Node) -> Node:
     right = OPS["reshape"](b, shape=(*b.shape[:-2], 1, *b.shape[-2:]))
     terms = left * right
     return OPS["sum"](terms, axes=(terms.ndim - 2,), keepdims=False)
-
-
-def is_whole(node: Node) -> bool:
-    """Whether one reduction of a large array would be left to a single row."""
-    x = node.inputs[0]
-    if node.op.name in ("argmax", "argmin") or x.type.size <= LARGE:
-        return False
-    return node.type.size == 1
-
-
-def in_stages(node: Node, x: Node) -> Node:
-    """A whole-array reduction as rows first, then the column of their results, so that threads
-    share the rows.
-    """
-    shape = tuple(size for size in x.shape if size != 1)
-    rows = shape[0]
-    if len(shape) == 1 or not rows >= MIN_ROWS or x.type.size // rows > 16 * BLOCK:
-        rows = row_count(x.type.size)
-        if rows == 1:
-            return Builder.current().append(node.op, [x], node.params, node.loc)
-        shape = (rows, x.type.size // rows)
-    if x.shape != shape:
-        x = OPS["reshape"](x, shape=shape)
-    partial = node.op(x, axes=tuple(range(1, len(shape))), keepdims=False)
-    total = node.op(partial, axes=(0,), keepdims=False)
-    return OPS["reshape"](total, shape=node.shape) if node.shape else total
 
 
 def picks_in_rows(x: Node, indices: list[Node]) -> bool:
@@ -117,17 +97,3 @@ def _where_column(shape: tuple[int, ...], columns: Node, value: Node) -> Node:
     inside = OPS["minimum"](OPS["maximum"](columns, 0), shape[1] - 1)
     mine = OPS["eq"](here, OPS["reshape"](inside, shape=(shape[0], 1)))
     return OPS["where"](mine, value, 0)
-
-
-def row_count(size: int) -> int:
-    """A divisor of `size` that cuts it into rows of about BLOCK elements; 1 when there is none
-    near.
-    """
-    wanted = size // BLOCK
-    for rows in range(wanted, min(4 * wanted, math.isqrt(size)) + 1):
-        if size % rows == 0:
-            return rows
-    for rows in range(wanted, MIN_ROWS - 1, -1):
-        if size % rows == 0:
-            return rows
-    return 1

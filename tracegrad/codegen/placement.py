@@ -122,7 +122,8 @@ class _Choice:
             if name in CALLS or name in CONTROL:
                 for x in node.inputs:
                     self.place_source(x, roots)
-            if name == "reshape" and self.needs_memory(node):
+            # A root is written element by element in the order of its source.
+            if name == "reshape" and node not in roots and self.needs_memory(node):
                 self.place(node.inputs[0], roots)
             taken = name == "gather" and self.inside and not node.shape
             if not fused or taken or node in roots:

@@ -58,8 +58,6 @@ MAX_ROOTS = 24
 MAX_OPS = 320
 # Words that describe the memory of a stack, see `primitives.regions`.
 ARENA_WORDS = 8
-# Elements that one block of a whole-array reduction covers.
-BLOCK = 1 << 14
 
 
 def schedule(graph: Graph, layouts: list[Shape | None]) -> Schedule:
@@ -252,11 +250,21 @@ class Scheduler:
             self.reduce(node, target)
             return
         else:
-            self.store(node, target, node)
+            value, stored = self.unshaped(node, target)
+            self.store(node, stored, value)
             self.places[node] = target
             return
         self.places[node] = target
         self.step_of[node] = step.position
+
+    def unshaped(self, node: Node, target: View) -> tuple[Node, View]:
+        """What to compute for a value that is another in a new shape, and where to put it: the
+        other one, in its own shape, where its elements lie in the same order.
+        """
+        while node.op.name == "reshape" and node not in self.places and target.is_contiguous():
+            node = node.inputs[0]
+            target = View(target.buffer, target.offset, row_major(node.shape), node.shape)
+        return node, target
 
     def operand(self, node: Node, name: str) -> View:
         """An operand of a library call or of control flow as memory; copied there when its strides
@@ -399,7 +407,7 @@ class Scheduler:
         domain = squeeze(value.shape)
         ops = self.ops_of.get(value, 1)
         earliest = max((self.step_of[x] for x, _ in reads), default=0)
-        for step in reversed(self.steps[max(earliest, len(self.steps) - LOOK_BACK) :]):
+        for step in reversed(self.steps[max(earliest, len(self.steps) - LOOK_BACK, 0) :]):
             if not isinstance(step, Kernel) or step.serial or len(step.roots) >= MAX_ROOTS:
                 continue
             if step.ops + ops > MAX_OPS:
