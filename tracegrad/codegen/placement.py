@@ -25,6 +25,11 @@ from tracegrad.ir.graph import Graph, Node
 # gain.
 MAX_EXPRESSION = 200
 
+# An expression of more ops than this is not computed once for each of its readers.
+MAX_REPEATED = 8
+# How many arrays are counted that an expression reads.
+_MAX_ARRAYS = 6
+
 COSTLY = frozenset(
     [
         "exp",
@@ -106,6 +111,7 @@ class _Choice:
         readers: dict[Node, int] = {}
         weight: dict[Node, int] = {}
         costly: set[Node] = set()
+        arrays: dict[Node, frozenset[Node]] = {}
         roots = {x for x in self.graph.outputs if x.op.name not in ("input", "constant")}
         for node in self.graph.nodes:
             for x in dict.fromkeys(node.inputs):
@@ -134,11 +140,13 @@ class _Choice:
             weight[node] = 1 + sum(weight.get(x, 0) for x in below)
             if name in COSTLY or any(x in costly for x in below):
                 costly.add(node)
-            several = readers.get(node, 0) > 1
+            arrays[node] = _arrays_read(node, roots, arrays)
+            several = readers.get(node, 0) > 1 and family == "elementwise"
             if (
                 node in self.placed
                 or weight[node] > MAX_EXPRESSION
-                or (several and family == "elementwise" and (node in costly or weight[node] > 8))
+                or (several and (node in costly or weight[node] > MAX_REPEATED))
+                or (several and _saves_traffic(readers[node], len(arrays[node])))
             ):
                 roots.add(node)
                 costly.discard(node)
@@ -170,6 +178,29 @@ class _Choice:
             self.copied[node] = None
         elif node.op.name != "constant":
             roots.add(node)
+
+
+def _arrays_read(
+    node: Node, roots: set[Node], arrays: dict[Node, frozenset[Node]]
+) -> frozenset[Node]:
+    """The arrays of the node's own size that its expression reads from memory, or some of them."""
+    found: set[Node] = set()
+    for x in node.inputs:
+        if len(found) >= _MAX_ARRAYS:
+            break
+        if x.type.size == node.type.size and x.shape:
+            found |= {x} if x in roots or x.op.name == "input" else arrays.get(x, frozenset())
+    return frozenset(found)
+
+
+def _saves_traffic(readers: int, arrays: int) -> bool:
+    """Whether it moves no more memory to write a value and read it again than to compute it anew from
+    the arrays that it is made of for each reader.
+
+    Sums that grow from layer to layer, as the gradient along residual connections does, would
+    otherwise be added up from their beginning in each layer, by a kernel of its own each.
+    """
+    return readers * arrays >= arrays + 1 + readers
 
 
 def is_scalar_operand(x: Node, user: Node) -> bool:
