@@ -20,6 +20,7 @@ from tracegrad.ir.types import (
     promote_types,
     uint8,
 )
+from tracegrad.runtime.memory import empty_cache, memory_stats, reset_peak_memory_stats
 from tracegrad.runtime.object_files import clear as clear_cache
 from tracegrad.runtime.random import Generator
 from tracegrad.tracer import functions as _functions
@@ -117,6 +118,7 @@ __all__ = [
     "dynamic_update_slice",
     "dynamic_update_slice_in_dim",
     "empty",
+    "empty_cache",
     "empty_like",
     "enable_grad",
     "eye",
@@ -144,12 +146,14 @@ __all__ = [
     "linalg",
     "linspace",
     "map",
+    "memory_stats",
     "nn",
     "no_grad",
     "ones",
     "ones_like",
     "promote_types",
     "random",
+    "reset_peak_memory_stats",
     "result_type",
     "scan",
     "set_default_dtype",

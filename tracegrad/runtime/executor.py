@@ -195,7 +195,7 @@ class Executable:
         """The program for a schedule, and the bytes of scratch that it needs."""
         launches = [launch_of(step, planned) for step in planned.steps]
         uses = [buffers_of(launch) for launch in launches]
-        offsets, arena = plan(uses)
+        places, arena = plan(uses)
         inputs, outputs = len(planned.inputs), len(planned.outputs)
         slots: dict[tuple[Buffer, int], int] = {}
         buffers: list[program.Buffer] = []
@@ -210,7 +210,9 @@ class Executable:
                 elif buffer.kind == "output":
                     base, start = inputs + buffer.position, 0
                 elif buffer.kind == "temporary":
-                    base, start = inputs + outputs, offsets[buffer]
+                    place = places[buffer]
+                    at = outputs if place.host is None else place.host.position
+                    base, start = inputs + at, place.offset
                 else:
                     # The address is fixed: an offset from the base 0, passed last.
                     array = self._lasting(buffer)
