@@ -71,6 +71,7 @@ from tracegrad.tracer.loops import fori_loop, map, scan, while_loop
 from tracegrad.tracer.printing import set_printoptions
 from tracegrad.tracer.promotion import get_default_dtype, result_type, set_default_dtype
 from tracegrad.tracer.tensor import Size, Tensor
+from tracegrad.tracer.threads import get_num_threads, set_num_threads
 from tracegrad.tracer.transforms import grad, hessian, jacfwd, jacrev, jvp, value_and_grad, vjp
 from tracegrad.tracer.vmap import vmap
 
@@ -130,6 +131,7 @@ __all__ = [
     "full",
     "full_like",
     "get_default_dtype",
+    "get_num_threads",
     "grad",
     "hessian",
     "inference_mode",
@@ -158,6 +160,7 @@ __all__ = [
     "scan",
     "set_default_dtype",
     "set_grad_enabled",
+    "set_num_threads",
     "set_printoptions",
     "switch",
     "tensor",
