@@ -14,6 +14,7 @@ def test_an_empty_environment_turns_everything_off():
     assert settings.check is False
     assert settings.disable is False
     assert settings.cache_dir.name == "tracegrad"
+    assert settings.num_threads is None
 
 
 def test_variables_are_read(tmp_path):
@@ -25,6 +26,7 @@ def test_variables_are_read(tmp_path):
             "TRACEGRAD_DISABLE": "true",
             "TRACEGRAD_CACHE_DIR": str(tmp_path / "cache"),
             "TRACEGRAD_CACHE_SIZE": "3",
+            "TRACEGRAD_NUM_THREADS": "3",
         }
     )
     assert settings.cache_limit == 3 << 20
@@ -33,6 +35,7 @@ def test_variables_are_read(tmp_path):
     assert settings.check is True
     assert settings.disable is True
     assert settings.cache_dir == tmp_path / "cache"
+    assert settings.num_threads == 3
 
 
 def test_all_topics():
@@ -61,6 +64,12 @@ def test_a_flag_that_means_nothing_is_an_error():
 def test_a_number_that_is_none_is_an_error():
     with pytest.raises(ValueError, match="TRACEGRAD_CACHE_SIZE: expected a whole number"):
         read({"TRACEGRAD_CACHE_SIZE": "1.5 GB"})
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5"])
+def test_a_number_of_threads_is_at_least_one(text):
+    with pytest.raises(ValueError, match="TRACEGRAD_NUM_THREADS: expected a whole number"):
+        read({"TRACEGRAD_NUM_THREADS": text})
 
 
 def test_override_lasts_for_its_block_even_if_the_block_fails():

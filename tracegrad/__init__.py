@@ -20,6 +20,7 @@ from tracegrad.ir.types import (
     promote_types,
     uint8,
 )
+from tracegrad.runtime.memory import empty_cache, memory_stats, reset_peak_memory_stats
 from tracegrad.runtime.object_files import clear as clear_cache
 from tracegrad.runtime.random import Generator
 from tracegrad.tracer import functions as _functions
@@ -70,6 +71,7 @@ from tracegrad.tracer.loops import fori_loop, map, scan, while_loop
 from tracegrad.tracer.printing import set_printoptions
 from tracegrad.tracer.promotion import get_default_dtype, result_type, set_default_dtype
 from tracegrad.tracer.tensor import Size, Tensor
+from tracegrad.tracer.threads import get_num_threads, set_num_threads
 from tracegrad.tracer.transforms import grad, hessian, jacfwd, jacrev, jvp, value_and_grad, vjp
 from tracegrad.tracer.vmap import vmap
 
@@ -117,6 +119,7 @@ __all__ = [
     "dynamic_update_slice",
     "dynamic_update_slice_in_dim",
     "empty",
+    "empty_cache",
     "empty_like",
     "enable_grad",
     "eye",
@@ -128,6 +131,7 @@ __all__ = [
     "full",
     "full_like",
     "get_default_dtype",
+    "get_num_threads",
     "grad",
     "hessian",
     "inference_mode",
@@ -144,16 +148,19 @@ __all__ = [
     "linalg",
     "linspace",
     "map",
+    "memory_stats",
     "nn",
     "no_grad",
     "ones",
     "ones_like",
     "promote_types",
     "random",
+    "reset_peak_memory_stats",
     "result_type",
     "scan",
     "set_default_dtype",
     "set_grad_enabled",
+    "set_num_threads",
     "set_printoptions",
     "switch",
     "tensor",

@@ -9,6 +9,8 @@
 ``TRACEGRAD_DISABLE``  1: ``@tg.compile`` does nothing and everything runs eagerly
 ``TRACEGRAD_CACHE_DIR``  directory of compiled kernels
 ``TRACEGRAD_CACHE_SIZE``  its limit in MiB (512); the kernels used longest ago are removed
+``TRACEGRAD_NUM_THREADS``  threads of compiled code and of matrix products, at least 1; unset: one
+                       for each processor that the process may use
 =====================  ===================================================================
 """
 
@@ -18,7 +20,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
+
+Default = TypeVar("Default", int, None)
 
 Topic = Literal["trace", "passes", "kernels", "source", "cache"]
 
@@ -40,6 +44,7 @@ class Config:
     cache_limit: int = 512 << 20
     roll: bool = True
     unroll_limit: int = 8
+    num_threads: int | None = None
 
     @contextmanager
     def override(self, **changes: Any) -> Iterator["Config"]:
@@ -82,6 +87,7 @@ def read(environment: Mapping[str, str]) -> Config:
         roll="TRACEGRAD_ROLL" not in environment or _flag(environment, "TRACEGRAD_ROLL"),
         cache_dir=Path(cache_dir).expanduser() if cache_dir else _default_cache_dir(environment),
         cache_limit=_whole_number(environment, "TRACEGRAD_CACHE_SIZE", 512) << 20,
+        num_threads=_whole_number(environment, "TRACEGRAD_NUM_THREADS", None, least=1),
     )
 
 
@@ -107,12 +113,15 @@ def _flag(environment: Mapping[str, str], name: str) -> bool:
     raise ValueError(f"{name}: expected 1 or 0, got {text!r}")
 
 
-def _whole_number(environment: Mapping[str, str], name: str, default: int) -> int:
+def _whole_number(
+    environment: Mapping[str, str], name: str, default: Default, least: int = 0
+) -> int | Default:
     text = environment.get(name, "").strip()
     if not text:
         return default
-    if not text.isdecimal():
-        raise ValueError(f"{name}: expected a whole number, got {text!r}")
+    if not text.isdecimal() or int(text) < least:
+        wanted = f"a whole number of at least {least}" if least else "a whole number"
+        raise ValueError(f"{name}: expected {wanted}, got {text!r}")
     return int(text)
 
 

@@ -36,7 +36,8 @@ def emit(lowered: Lowered) -> Launch:
     text = Text({x.buffer for x in addresses(lowered, writes=True)})
     extent = KernelPrinter(lowered, text).print()
     total = math.prod(lowered.kernel.domain)
-    return Launch(text.source, text.words, extent, total // max(extent, 1))
+    work = total // max(extent, 1)
+    return Launch(text.source, text.words, extent, work, serial=lowered.kernel.serial)
 
 
 def addresses(lowered: Lowered, writes: bool = False) -> list[Address]:

@@ -5,12 +5,16 @@ transpose. BLAS is column-major and sees a row-major matrix as its transpose, so
 C' = op(B)' op(A)'. A vector operand goes to `gemv`; a small product is computed in tiles held in
 vector registers, and a very small one by plain loops, since BLAS takes longer to start.
 
-The kernel's extent is the number of products in the batch. The addresses of the BLAS routines are
-words of the table, supplied by `runtime`, so that cached machine code holds none.
+The kernel's extent is the number of strips in all products of the batch: so many rows of C, or
+columns where C has more of these. Threads share the strips, and each calls BLAS for its own, while
+BLAS's own threads are off: two pools of threads would wait for each other's processors. The
+addresses of the BLAS routines are words of the table, supplied by `runtime`, so that cached machine
+code holds none.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +28,15 @@ SMALL_PRODUCT = 64
 # done in tiles: beyond, BLAS gains by packing its operands.
 TILED_PRODUCT = 1 << 21
 TILED_OPERAND = 1 << 16
+
+# A strip has at least so many multiplications, and as many rows or columns as a multiple of the
+# second number: less is not worth a thread, and BLAS computes a few rows slowly. OpenBLAS starts
+# its own threads from the same size on.
+STRIP_PRODUCT = 1 << 18
+_STRIP = 16
+# So many multiplications of a product of matrices cost as much as one element of a simple loop,
+# which waits for memory. With a vector each multiplication needs an element of its own.
+_REUSE = 16
 
 _BLAS, _LOOPS, _TILES = 0, 1, 2
 
@@ -52,6 +65,40 @@ class BatchAxis:
     stride_c: int
 
 
+@dataclass(frozen=True, slots=True)
+class Strips:
+    """How one product is cut: into `count` strips of `size` rows of C, or columns with
+    `by_columns`; the last one may be smaller. `work`: the elements of a simple loop that cost as
+    much as a strip.
+    """
+
+    by_columns: bool
+    size: int
+    count: int
+    work: int
+
+
+def strips_of(m: int, n: int, k: int) -> Strips:
+    """The strips of a product of m x k with k x n."""
+    by_columns = n > m
+    whole, other = (n, m) if by_columns else (m, n)
+    reuse = min(_REUSE, max(other, 1))
+    each = max(other * k, 1)
+    size = -(-STRIP_PRODUCT * reuse // (_REUSE * each * _STRIP)) * _STRIP
+    size = max(min(size, whole), 1)
+    return Strips(by_columns, size, -(-whole // size), size * each // reuse)
+
+
+def gemm_extent(m: int, n: int, k: int, batch: Sequence[BatchAxis] = ()) -> int:
+    """How many strips a launch has."""
+    return strips_of(m, n, k).count * math.prod(axis.size for axis in batch)
+
+
+def calls_blas(table: Sequence[int]) -> bool:
+    """Whether a launch with this table calls BLAS."""
+    return table[15] == _BLAS
+
+
 def gemm_table(
     addresses: tuple[int, int],
     a: Matrix,
@@ -64,7 +111,7 @@ def gemm_table(
     alpha: float = 1.0,
     beta: float = 0.0,
 ) -> list[int]:
-    """The table of a launch; its extent is the product of the batch sizes (1 without axes).
+    """The table of a launch, whose extent is `gemm_extent`.
 
     `addresses` are those of `?gemm` and `?gemv`. C is m x n, op(A) m x k, op(B) k x n.
 
@@ -81,7 +128,9 @@ def gemm_table(
     ldc = max(1, c.rows_apart or 0, n)
     way = _way(m, n, k, b.transposed, beta)
     words = [*addresses, a.slot, b.slot, c.slot, m, n, k, int(a.transposed), int(b.transposed)]
-    words += [lda, ldb, ldc, real_bits(alpha), real_bits(beta), way, len(batch)]
+    strips = strips_of(m, n, k)
+    words += [lda, ldb, ldc, real_bits(alpha), real_bits(beta), way]
+    words += [int(strips.by_columns), strips.size, strips.count, len(batch)]
     for axis in batch:
         words += [axis.size, axis.stride_a, axis.stride_b, axis.stride_c]
     return words
@@ -109,6 +158,7 @@ from tracegrad.codegen.primitives import (
     gemm,
     gemv,
     load_output,
+    min,
     plain_product,
     pointer_REAL,
     real,
@@ -135,60 +185,81 @@ def kernel(pointers, table, start, stop):
     alpha = real(table, 13)
     beta = real(table, 14)
     way = word(table, 15)
-    axes = word(table, 16)
-    for item in range(start, stop):
+    by_columns = word(table, 16)
+    strip = word(table, 17)
+    strips = word(table, 18)
+    axes = word(table, 19)
+    row_a = 1 if transposed_a else lda
+    column_a = lda if transposed_a else 1
+    row_b = 1 if transposed_b else ldb
+    column_b = ldb if transposed_b else 1
+    at = start
+    while at < stop:
+        # The strips of one product that lie side by side are one piece.
+        item = at // strips
+        first = at - item * strips
+        last = min(strips, first + stop - at)
+        at += last - first
         offset_a = 0
         offset_b = 0
         offset_c = 0
+        rows = m
+        columns = n
+        if by_columns:
+            low = first * strip
+            columns = min(last * strip, n) - low
+            offset_b = low * column_b
+            offset_c = low
+        else:
+            low = first * strip
+            rows = min(last * strip, m) - low
+            offset_a = low * row_a
+            offset_c = low * ldc
         rest = item
         for axis in range(axes - 1, -1, -1):
-            at = table + 8 * (17 + 4 * axis)
-            size = word(at, 0)
+            words = table + 8 * (20 + 4 * axis)
+            size = word(words, 0)
             position = rest % size
             rest = rest // size
-            offset_a += position * word(at, 1)
-            offset_b += position * word(at, 2)
-            offset_c += position * word(at, 3)
+            offset_a += position * word(words, 1)
+            offset_b += position * word(words, 2)
+            offset_c += position * word(words, 3)
         a = advance(first_a, offset_a)
         b = advance(first_b, offset_b)
         c = advance(first_c, offset_c)
-        row_a = 1 if transposed_a else lda
-        column_a = lda if transposed_a else 1
         if way == 2:
             adds = 0 if beta == 0.0 else 1
-            tiled_product(a, row_a, column_a, b, ldb, c, ldc, m, n, k, alpha, adds)
+            tiled_product(a, row_a, column_a, b, ldb, c, ldc, rows, columns, k, alpha, adds)
             continue
-        row_b = 1 if transposed_b else ldb
-        column_b = ldb if transposed_b else 1
         if way == 1:
             plain_product(
-                a, row_a, column_a, b, row_b, column_b, c, ldc, m, n, k, alpha, beta
+                a, row_a, column_a, b, row_b, column_b, c, ldc, rows, columns, k, alpha, beta
             )
             continue
-        if n != 1 and m != 1:
+        if columns != 1 and rows != 1:
             gemm(
                 gemm_address, transposed_b, transposed_a,
-                n, m, k, alpha, b, ldb, a, lda, beta, c, ldc,
+                columns, rows, k, alpha, b, ldb, a, lda, beta, c, ldc,
             )
             continue
         # What C starts from: beta = 0 means that its contents, which may be NaN, do not count,
         # and not every BLAS goes by that.
-        step_c = ldc if n == 1 else 1
-        for i in range(m * n):
+        step_c = ldc if columns == 1 else 1
+        for i in range(rows * columns):
             kept = load_output(c, i * step_c)
             store(c, i * step_c, REAL(0.0) if beta == 0.0 else REAL(beta) * kept)
-        if n == 1:
-            rows = m if transposed_a else k
-            columns = k if transposed_a else m
+        if columns == 1:
+            stored_rows = rows if transposed_a else k
+            stored_columns = k if transposed_a else rows
             gemv(
-                gemv_address, 1 - transposed_a, rows, columns,
+                gemv_address, 1 - transposed_a, stored_rows, stored_columns,
                 alpha, a, lda, b, row_b, 1.0, c, step_c,
             )
         else:
-            rows = k if transposed_b else n
-            columns = n if transposed_b else k
+            stored_rows = k if transposed_b else columns
+            stored_columns = columns if transposed_b else k
             gemv(
-                gemv_address, transposed_b, rows, columns,
+                gemv_address, transposed_b, stored_rows, stored_columns,
                 alpha, b, ldb, a, column_a, 1.0, c, step_c,
             )
 '''

@@ -137,7 +137,7 @@ class _Choice:
                 weight[node] = 0
                 continue
             below = [x for x in node.inputs if x not in roots]
-            weight[node] = 1 + sum(weight.get(x, 0) for x in below)
+            weight[node] = (name != "constant") + sum(weight.get(x, 0) for x in below)
             if name in COSTLY or any(x in costly for x in below):
                 costly.add(node)
             arrays[node] = _arrays_read(node, roots, arrays)

@@ -242,13 +242,12 @@ class _RegionPrinter:
         """
         text = self.text
         launch = self.launch_of(step, block)
-        serial = isinstance(step, Kernel) and step.serial
-        grain = launch.extent + 1 if serial else max(1, self.grain // max(launch.work, 1))
+        grain = launch.grain(self.grain)
         self.threads |= launch.extent // grain > 1
         at = text.word("kernel", launch.source)
         text.word("int", at + _DESCRIPTION)
         text.word("int", launch.extent)
-        text.word("int", grain)
+        text.word("int", -grain if launch.blas else grain)
         text.word("control", None)
         # The called kernel's own table, in one piece.
         words: list[Slot] = []

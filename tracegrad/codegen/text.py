@@ -21,7 +21,8 @@ class Launch:
 
     A word is ("buffer", Buffer), ("view", View) for a buffer from the view's offset on, or ("int",
     n); `extent` steps of the outermost loop, each of about `work` elements. `threads`: it runs
-    steps of its own that are large enough for several threads.
+    steps of its own that are large enough for several threads. `serial`: only one thread may run
+    it. `blas`: it calls BLAS.
     """
 
     source: str
@@ -29,6 +30,14 @@ class Launch:
     extent: int
     work: int
     threads: bool = False
+    serial: bool = False
+    blas: bool = False
+
+    def grain(self, least: int) -> int:
+        """The smallest part of the extent that is worth a thread, which takes at least so many
+        elements.
+        """
+        return self.extent + 1 if self.serial else max(1, least // max(self.work, 1))
 
 
 class Text:

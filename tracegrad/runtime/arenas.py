@@ -28,6 +28,10 @@ def _give_back(words: Array, free: Any = _free, word_at: Any = ctypes.c_int64.fr
         chunk = before
 
 
+# Those that exist.
+_all: weakref.WeakSet[Arena] = weakref.WeakSet()
+
+
 class Arena:
     """The words of an arena; its memory is freed with this object."""
 
@@ -36,11 +40,17 @@ class Arena:
     def __init__(self) -> None:
         self.words: Array = np.zeros(_WORDS, np.int64)
         weakref.finalize(self, _give_back, self.words)
+        _all.add(self)
 
     @property
     def nbytes(self) -> int:
         """Bytes that the arena holds."""
         return int(self.words[3])
+
+
+def held_bytes() -> int:
+    """Bytes that all arenas hold."""
+    return sum(arena.nbytes for arena in list(_all))
 
 
 class _Loan:
@@ -66,5 +76,8 @@ class Arenas:
 
     def lend(self) -> Array:
         """The words of an arena that nobody else has, as long as the array lives."""
-        arena = self._idle.pop() if self._idle else Arena()
+        try:
+            arena = self._idle.pop()
+        except IndexError:
+            arena = Arena()
         return np.asarray(_Loan(arena, self._idle))

@@ -1,9 +1,35 @@
-"""Where BLAS is in this process: the addresses of SciPy's routines."""
+"""Where BLAS is in this process: the addresses of SciPy's routines, and how many threads it uses.
+
+Compiled products call SciPy's BLAS, eager ones NumPy's, which may be another copy of the library.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import importlib
+import sys
 from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tracegrad.config import config
+
+# By what an extension module that is linked with a BLAS is found, for each copy of the library.
+_NUMPY = "numpy._core._multiarray_umath"
+_SCIPY = "scipy.linalg.cython_blas"
+
+# What libraries call the functions that set and get the number, with the suffixes of builds.
+_FUNCTIONS = (
+    ("scipy_openblas_set_num_threads", "scipy_openblas_get_num_threads"),
+    ("scipy_openblas_set_num_threads64_", "scipy_openblas_get_num_threads64_"),
+    ("openblas_set_num_threads", "openblas_get_num_threads"),
+    ("openblas_set_num_threads64_", "openblas_get_num_threads64_"),
+    ("openblas_set_num_threads_64", "openblas_get_num_threads_64"),
+    ("MKL_Set_Num_Threads", "MKL_Get_Max_Threads"),
+)
+
+# What was asked for; None leaves each library what its own environment variables say.
+_wanted = config.num_threads
 
 
 @cache
@@ -16,8 +42,9 @@ def gemm_addresses(code: str) -> tuple[int, int]:
 def _address(name: str) -> int:
     """The address in the capsule by which Cython modules export a C function."""
     # Imported late, because SciPy takes a tenth of a second and many programs hold no product.
-    from scipy.linalg import cython_blas
-
+    cython_blas = importlib.import_module(_SCIPY)
+    if _wanted is not None:
+        _tell(_SCIPY, _wanted)
     capsule = cython_blas.__pyx_capi__[name]
     get_name = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(
         ("PyCapsule_GetName", ctypes.pythonapi)
@@ -26,3 +53,56 @@ def _address(name: str) -> int:
         ("PyCapsule_GetPointer", ctypes.pythonapi)
     )
     return int(get_pointer(capsule, get_name(capsule)))
+
+
+def set_num_threads(count: int) -> None:
+    """Let BLAS use `count` threads, where it is a library that can be told: OpenBLAS or MKL."""
+    global _wanted
+    _wanted = count
+    for module in (_NUMPY, _SCIPY):
+        if module in sys.modules:
+            _tell(module, count)
+
+
+def thread_functions() -> tuple[int, int]:
+    """The addresses of C functions that set and get the number of threads of SciPy's BLAS; zeros
+    where there are none.
+    """
+    importlib.import_module(_SCIPY)
+    found = _functions(_SCIPY)
+    if found is None:
+        return 0, 0
+    setter, getter = (ctypes.cast(each, ctypes.c_void_p).value or 0 for each in found)
+    return setter, getter
+
+
+def _tell(module: str, count: int) -> None:
+    found = _functions(module)
+    if found is not None:
+        found[0](count)
+
+
+@cache
+def _functions(module: str) -> tuple[Any, Any] | None:
+    """The library's functions to set and get the number; None where there are none."""
+    file = Path(str(sys.modules[module].__file__))
+    package = file.parents[module.count(".") - 1]
+    # On Linux and macOS a symbol is looked for in what a library was linked with too. On Windows it
+    # is not, and the library lies in a directory beside the package.
+    beside = sorted(package.with_name(f"{package.name}.libs").glob("*openblas*"))
+    for path in (file, *beside):
+        try:
+            library = ctypes.CDLL(str(path))
+        except OSError:
+            continue
+        for names in _FUNCTIONS:
+            if all(hasattr(library, name) for name in names):
+                setter, getter = (getattr(library, name) for name in names)
+                setter.argtypes = (ctypes.c_int,)
+                setter.restype = None
+                return setter, getter
+    return None
+
+
+if _wanted is not None:
+    set_num_threads(_wanted)

@@ -13,7 +13,15 @@ import numpy as np
 from tracegrad.codegen.affine import View
 from tracegrad.codegen.calls import emit_call
 from tracegrad.codegen.cpu import emit
-from tracegrad.codegen.gemm import BatchAxis, Matrix, gemm_source, gemm_table
+from tracegrad.codegen.gemm import (
+    BatchAxis,
+    Matrix,
+    calls_blas,
+    gemm_extent,
+    gemm_source,
+    gemm_table,
+    strips_of,
+)
 from tracegrad.codegen.legalize import legalize
 from tracegrad.codegen.lowering import lower
 from tracegrad.codegen.memory_plan import plan
@@ -195,7 +203,7 @@ class Executable:
         """The program for a schedule, and the bytes of scratch that it needs."""
         launches = [launch_of(step, planned) for step in planned.steps]
         uses = [buffers_of(launch) for launch in launches]
-        offsets, arena = plan(uses)
+        places, arena = plan(uses)
         inputs, outputs = len(planned.inputs), len(planned.outputs)
         slots: dict[tuple[Buffer, int], int] = {}
         buffers: list[program.Buffer] = []
@@ -210,7 +218,9 @@ class Executable:
                 elif buffer.kind == "output":
                     base, start = inputs + buffer.position, 0
                 elif buffer.kind == "temporary":
-                    base, start = inputs + outputs, offsets[buffer]
+                    place = places[buffer]
+                    at = outputs if place.host is None else place.host.position
+                    base, start = inputs + at, place.offset
                 else:
                     # The address is fixed: an offset from the base 0, passed last.
                     array = self._lasting(buffer)
@@ -235,9 +245,8 @@ class Executable:
         for step, launch in zip(planned.steps, launches, strict=True):
             kernel = compile_kernel(launch.source)
             table = [word(kind, x) for kind, x in launch.words]
-            serial = isinstance(step, Kernel) and step.serial
-            grain = launch.extent + 1 if serial else max(1, GRAIN // max(launch.work, 1))
-            steps.append(program.Step(kernel, table, launch.extent, grain))
+            grain = launch.grain(GRAIN)
+            steps.append(program.Step(kernel, table, launch.extent, grain, launch.blas))
             moved = sum(x.nbytes for x in buffers_of(launch))
             self.kernels.append(KernelInfo(kernel.name[:9], describe(step), moved, launch.source))
         threads = any(launch.threads for launch in launches)
@@ -293,6 +302,7 @@ def new_array(shape: tuple[int, ...], dtype: Any, nbytes: int) -> Array:
 
 def matmul_launch(call: Call) -> Launch:
     """The launch of a matrix product whose operands BLAS can read as they are."""
+    program.know_blas()
     a, b = call.operands
     code = call.node.dtype.short
     m, k = a.shape[-2:]
@@ -309,10 +319,8 @@ def matmul_launch(call: Call) -> Launch:
     words: list[tuple[str, Any]] = [("int", x) for x in table]
     for position, view in zip((2, 3, 4), (a, b, call.target), strict=True):
         words[position] = ("view", view)
-    extent = 1
-    for axis in batch:
-        extent *= axis.size
-    return Launch(gemm_source(code), words, extent, m * n * k)
+    extent = gemm_extent(m, n, k, batch)
+    return Launch(gemm_source(code), words, extent, strips_of(m, n, k).work, blas=calls_blas(table))
 
 
 def _step(view: View, axis: int, lead: tuple[int, ...]) -> int:

@@ -9,10 +9,9 @@ A program is an int64 table, laid out by `program.Program`:
     8  address of the type `numpy.ndarray`   9  address of `None`
    10  address of the type `TypeError`      11  address of the message for it
 
-The control words, one pair for the process, are the number of threads and the address of
-`run_parallel`, or 0 before it is needed. A buffer is two words: the index of its base among a
-call's arguments, and a byte offset. A step is four words: kernel address, word position of its
-table, extent of its outermost loop, and grain, the smallest part of the extent worth a thread.
+The control words, four for the process, and a step, which is four words too, are those of
+`primitives.launch_step`; the function that runs a step in parts is `run_parallel`. A buffer is two
+words: the index of its base among a call's arguments, and a byte offset.
 """
 
 from __future__ import annotations
@@ -21,7 +20,14 @@ from typing import Any
 
 from numba import prange, types
 
-from tracegrad.codegen.primitives import call_kernel, read_word, store_word, word
+from tracegrad.codegen.primitives import (
+    call_kernel,
+    launch_step,
+    min,
+    read_word,
+    store_word,
+    word,
+)
 
 # CPython's C API. The annotations are for type checkers, to which Numba's constructors are opaque.
 _External: Any = types.ExternalFunction
@@ -64,16 +70,9 @@ def call(owner: int, arguments: int, count: int) -> int:
         store_word(pointers, i, base + word(buffers, 2 * i + 1))
 
     control = word(program, 0)
-    threads = read_word(control, 0)
-    run_in_threads = read_word(control, 1)
     step = program + 8 * word(program, 5)
     for _ in range(word(program, 3)):
-        extent = word(step, 2)
-        parts = min(threads, extent // max(word(step, 3), 1))
-        if parts > 1 and run_in_threads != 0:
-            call_kernel(run_in_threads, pointers, step, program, parts)
-        elif extent > 0:
-            call_kernel(word(step, 0), pointers, program + 8 * word(step, 1), 0, extent)
+        launch_step(pointers, step, program, control)
         step += 32
 
     none: int = word(program, 9)

@@ -10,11 +10,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import weakref
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+
+from tracegrad.runtime import arenas
 
 Block = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -30,10 +33,20 @@ _SCAN = 8
 
 @dataclass(slots=True)
 class MemoryStatistics:
-    """Counts since the process began, and the bytes that the pool tracks now.
+    """The memory of compiled code: bytes that are held now, and counts since the process began.
 
-    `made` and `reused` count blocks, slabs included. `pooled_bytes` is the size of all blocks that
-    the pool refers to, in use or not; `free_bytes` is the part that nobody uses.
+    used_bytes     Blocks of the pool that arrays live in, of tensors or of NumPy.
+    free_bytes     Blocks of the pool that nobody uses: the next array of their size takes one.
+    pooled_bytes   Both together.
+    scratch_bytes  Temporaries of programs: an arena for each thread, kept for its next call.
+    stack_bytes    What loops have saved for their gradient.
+    peak_bytes     The most that pool and scratch held at once, since the process began or
+                   `reset_peak_memory_stats` was called.
+    allocations    Arrays that were asked for; `made` and `reused` count the blocks for them, small
+                   arrays share one. `dropped`: blocks given back to the system.
+
+    A block is up to a fifth larger than its array. Arrays of compiled functions below 64 KiB, and
+    those of eager code, are NumPy's own and are not counted.
     """
 
     allocations: int = 0
@@ -43,10 +56,18 @@ class MemoryStatistics:
     reused_bytes: int = 0
     dropped: int = 0
     pooled_bytes: int = 0
+    used_bytes: int = 0
     free_bytes: int = 0
+    scratch_bytes: int = 0
+    stack_bytes: int = 0
+    peak_bytes: int = 0
 
 
 _statistics = MemoryStatistics()
+
+# For what several threads may not do at once: making blocks, dropping them, and counting both.
+# Reentrant, since a finaliser that runs meanwhile may count too.
+_lock = threading.RLock()
 
 # Size class -> its blocks with their addresses. A block about to be inspected is taken out of the
 # queue first, which is atomic, so two threads never inspect, let alone hand out, the same one.
@@ -114,14 +135,21 @@ def _take(size: int) -> tuple[Block, int]:
 
 def _make(size: int, queue: deque[tuple[Block, int]]) -> tuple[Block, int]:
     """A new block, known to the pool."""
-    if _statistics.pooled_bytes + size > _limit:
-        empty_cache(max(0, min(_limit // 2, _limit - size)))
-    block, address = _new_block(size)
-    _statistics.made += 1
-    _statistics.made_bytes += size
-    _statistics.pooled_bytes += size
+    with _lock:
+        if _statistics.pooled_bytes + size > _limit:
+            _drop_free(max(0, min(_limit // 2, _limit - size)))
+        block, address = _new_block(size)
+        _statistics.made += 1
+        _statistics.made_bytes += size
+        _statistics.pooled_bytes += size
+        _note_peak()
     queue.appendleft((block, address))
     return block, address
+
+
+def _note_peak() -> None:
+    held = _statistics.pooled_bytes + _statistics.scratch_bytes
+    _statistics.peak_bytes = max(_statistics.peak_bytes, held)
 
 
 def _new_block(size: int) -> tuple[Block, int]:
@@ -160,32 +188,38 @@ def _total_memory() -> int:
 _limit = max(_total_memory() // 4, 1 << 30)
 
 
-def empty_cache(keep_bytes: int = 0) -> int:
-    """Drop free blocks until the pool has at most `keep_bytes`; the number of bytes dropped.
+def empty_cache() -> int:
+    """Give the memory that nobody uses back to the system; the number of bytes.
 
-    Blocks in use stay known to the pool.
+    That is the pool's free blocks and the calling thread's scratch. Blocks in use stay.
     """
-    dropped = 0
+    with _lock:
+        before = _statistics.pooled_bytes + _statistics.scratch_bytes
+        _scratch.arena = _NOTHING
+        _drop_free(0)
+        return before - _statistics.pooled_bytes - _statistics.scratch_bytes
+
+
+def _drop_free(keep_bytes: int) -> None:
+    """Drop free blocks until the pool has at most `keep_bytes`."""
     for size in sorted(_pool, reverse=True):
         queue = _pool[size]
         for _ in range(len(queue)):
             if _statistics.pooled_bytes <= keep_bytes:
-                return dropped
+                return
             try:
                 entry = queue.pop()
             except IndexError:
                 break
             if sys.getrefcount(entry[0]) == _UNSHARED:
-                dropped += size
                 _statistics.dropped += 1
                 _statistics.pooled_bytes -= size
             else:
                 queue.appendleft(entry)
-    return dropped
 
 
 def memory_stats() -> MemoryStatistics:
-    """A copy of the counters, with the bytes that are free now."""
+    """What compiled code holds of memory now, and has asked for so far: see its fields."""
     free = 0
     for size, queue in list(_pool.items()):
         for _ in range(len(queue)):
@@ -196,8 +230,20 @@ def memory_stats() -> MemoryStatistics:
             if sys.getrefcount(entry[0]) == _UNSHARED:
                 free += size
             queue.appendleft(entry)
-    values = {name: getattr(_statistics, name) for name in MemoryStatistics.__slots__}
-    return MemoryStatistics(**{**values, "free_bytes": free})
+    with _lock:
+        return replace(
+            _statistics,
+            free_bytes=free,
+            used_bytes=_statistics.pooled_bytes - free,
+            stack_bytes=arenas.held_bytes(),
+        )
+
+
+def reset_peak_memory_stats() -> None:
+    """Let `peak_bytes` of `memory_stats` be the most from now on."""
+    with _lock:
+        _statistics.peak_bytes = 0
+        _note_peak()
 
 
 # ------------------------------------------------------------------------------------------ scratch
@@ -207,10 +253,25 @@ class _Scratch(threading.local):
     """The arena of one thread."""
 
     def __init__(self) -> None:
-        self.arena = _new_block(_SLAB)[0]
+        self.arena = _new_scratch(_SLAB)
+
+
+def _new_scratch(size: int) -> Block:
+    """Memory for temporaries, counted as long as somebody refers to it."""
+    block, _ = _new_block(size)
+    _count_scratch(size)
+    weakref.finalize(block, _count_scratch, -size).atexit = False
+    return block
+
+
+def _count_scratch(nbytes: int) -> None:
+    with _lock:
+        _statistics.scratch_bytes += nbytes
+        _note_peak()
 
 
 _scratch = _Scratch()
+_NOTHING: Block = np.empty(0, np.uint8)
 
 
 def scratch(nbytes: int) -> Block:
@@ -222,16 +283,18 @@ def scratch(nbytes: int) -> Block:
     """
     arena: Block = _scratch.arena
     if arena.nbytes < nbytes:
-        arena = _scratch.arena = _new_block(size_class(nbytes))[0]
+        # First the smaller one goes, which is of no use any more.
+        arena = _scratch.arena = _NOTHING
+        arena = _scratch.arena = _new_scratch(size_class(nbytes))
     return arena
 
 
-_shared = _new_block(_SLAB)[0]
+_shared = _new_scratch(_SLAB)
 
 
 def shared_scratch(nbytes: int) -> Block:
     """At least `nbytes` of memory for temporaries that nobody reads once the GIL is given up."""
     global _shared
     if _shared.nbytes < nbytes:
-        _shared = _new_block(size_class(nbytes))[0]
+        _shared = _new_scratch(size_class(nbytes))
     return _shared

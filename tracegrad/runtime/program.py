@@ -19,7 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from tracegrad.config import config
 from tracegrad.errors import CompilationError
+from tracegrad.runtime import blas
 from tracegrad.runtime.kernels import Kernel, compile_kernel
 
 _HEADER = 12
@@ -43,13 +45,14 @@ class Step:
     """One launch: a kernel, its table of words, the extent of its outermost loop.
 
     A part of the extent smaller than `grain` is not worth a thread; the default keeps the step in
-    one piece.
+    one piece. `blas`: the kernel calls BLAS.
     """
 
     kernel: Kernel
     table: Sequence[int]
     extent: int
     grain: int = sys.maxsize
+    blas: bool = False
 
 
 class Program:
@@ -115,7 +118,8 @@ def _assemble(buffers: Sequence[Buffer], steps: Sequence[Step], bases: int) -> A
         words += (buffer.base, buffer.offset)
     tables: list[int] = []
     for step in steps:
-        words += (step.kernel.address, table_at + len(tables), step.extent, step.grain)
+        grain = -step.grain if step.blas else step.grain
+        words += (step.kernel.address, table_at + len(tables), step.extent, grain)
         tables += step.table
     return np.array(words + tables, np.int64)
 
@@ -184,7 +188,9 @@ def _function_type() -> Any:
 
 
 def _default_threads() -> int:
-    """Numba's own limit, known without importing Numba."""
+    """What the environment says, or Numba's own limit, known without importing Numba."""
+    if config.num_threads is not None:
+        return config.num_threads
     named = os.environ.get("NUMBA_NUM_THREADS", "")
     if named.isdigit():
         return max(int(named), 1)
@@ -208,9 +214,11 @@ def _alone(native: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-# The control words of the interpreter: number of threads, address of `run_parallel`.
-_control = np.array([_default_threads(), 0], np.int64)
+# The control words of the interpreter, see `primitives.launch_step`.
+_control = np.array([_default_threads(), 0, 0, 0], np.int64)
 _threads_wanted = False
+# The process is the child of one whose threads had been started.
+_forked = False
 
 
 def control_address() -> int:
@@ -224,24 +232,28 @@ def get_num_threads() -> int:
 
 
 def set_num_threads(count: int) -> None:
-    """Split large steps over `count` threads; 1 runs everything in the calling thread.
-
-    Raises:
-        ValueError: `count` is below 1, or above the number of threads that this process may start.
+    """Split large steps into `count` parts, at least 1, each for a thread; also those of programs
+    that exist. With 1 everything runs in the calling thread. BLAS is told the same.
     """
-    limit = _default_threads()
-    if not 1 <= count <= limit:
-        raise ValueError(f"the number of threads must be between 1 and {limit}, not {count}")
-    _control[0] = count
+    # No program of several threads runs meanwhile: it gives BLAS its number of threads back.
+    with _entrance:
+        _control[0] = count
+        blas.set_num_threads(count)
     if _threads_wanted:
         _want_threads()
+
+
+def know_blas() -> None:
+    """Let programs tell BLAS how many threads to use."""
+    if not _control[2]:
+        _control[2:] = blas.thread_functions()
 
 
 def _want_threads() -> None:
     """Compile the parallel runner, unless only one thread may run."""
     global _threads_wanted
     _threads_wanted = True
-    if _control[0] > 1 and _control[1] == 0:
+    if _control[0] > 1 and _control[1] == 0 and not _forked:
         _control[1] = compile_kernel(interpreter_source(), "run_parallel", parallel=True).address
         # Numba's thread pool does not survive a fork; a child runs its steps serially.
         if hasattr(os, "register_at_fork"):
@@ -249,7 +261,8 @@ def _want_threads() -> None:
 
 
 def _forget_threads() -> None:
-    global _entrance
+    global _entrance, _forked
+    _forked = True
     # The thread that held it, if any, does not exist in the child.
     _entrance = threading.RLock()
     _control[0] = 1

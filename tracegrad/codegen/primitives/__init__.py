@@ -17,6 +17,7 @@ from tracegrad.codegen.primitives.buffers import *  # noqa: F403
 from tracegrad.codegen.primitives.division import *  # noqa: F403
 from tracegrad.codegen.primitives.half import f16  # noqa: F401
 from tracegrad.codegen.primitives.integers import *  # noqa: F403
+from tracegrad.codegen.primitives.launching import *  # noqa: F403
 from tracegrad.codegen.primitives.random import *  # noqa: F403
 from tracegrad.codegen.primitives.regions import *  # noqa: F403
 from tracegrad.codegen.primitives.tiles import *  # noqa: F403

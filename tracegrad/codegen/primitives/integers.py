@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from numba import extending
 from numba.core import types
-from numba.extending import intrinsic, register_jitable
+from numba.extending import register_jitable
 
 from tracegrad.codegen.primitives.arithmetic import i64, where
+
+# Numba's decorators carry no usable types.
+intrinsic: Any = extending.intrinsic
 
 __all__ = ["integer_abs", "integer_fmod", "integer_pow", "max", "min"]
 

@@ -21,11 +21,11 @@ from numba.core import types as numba_types
 from tracegrad.codegen.primitives.buffers import (
     OUTPUT_SCOPES,
     Pointer,
-    call_kernel,
     read_word,
     store_word,
     word,
 )
+from tracegrad.codegen.primitives.launching import launch_step
 
 # Numba's decorators and type constructors carry no usable types.
 intrinsic: Any = extending.intrinsic
@@ -215,16 +215,7 @@ def depth_of(stack: int) -> int:
 
 @register_jitable
 def run_step(pointers: int, table: int, at: int) -> None:
-    """Run the kernel whose launch is described at position `at` of the table.
-
-    Five words: its address, the position of its own table, the extent of its outermost loop, the
-    smallest part of that worth a thread, and the address of the interpreter's control words.
+    """Run the kernel whose launch is described at position `at` of the table: the four words that
+    `launch_step` takes, and the address of the control words.
     """
-    extent = word(table, at + 2)
-    control = word(table, at + 4)
-    parts = min(read_word(control, 0), extent // max(word(table, at + 3), 1))
-    run_in_threads = read_word(control, 1)
-    if parts > 1 and run_in_threads != 0:
-        call_kernel(run_in_threads, pointers, table + 8 * at, table, parts)
-    elif extent > 0:
-        call_kernel(word(table, at), pointers, table + 8 * word(table, at + 1), 0, extent)
+    launch_step(pointers, table + 8 * at, table, word(table, at + 4))
