@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import os
+import signal
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -16,6 +17,14 @@ ANSWER_SECONDS = 180.0
 
 class WorkerError(Exception):
     """A worker answered with an error, died, or did not answer in time."""
+
+
+class LateError(WorkerError):
+    """A worker did not answer in time."""
+
+    def __init__(self, command: str, seconds: float) -> None:
+        super().__init__(f"no answer to {command} in {seconds:.0f} s")
+        self.seconds = seconds
 
 
 class Process:
@@ -57,7 +66,7 @@ class Process:
         try:
             self._connection.send((command, arguments))
             if not self._connection.poll(self.patience):
-                raise WorkerError(f"no answer to {command} in {self.patience:.0f} s")
+                raise LateError(command, self.patience)
             fine, answer = self._connection.recv()
         except (EOFError, OSError) as error:
             self.stop()
@@ -78,8 +87,18 @@ class Process:
             self._connection.send(None)
         self._process.join(2.0)
         if self._process.is_alive():
-            self._process.kill()
+            self._kill()
             self._process.join()
         self._connection.close()
         self._process = None
         self._connection = None
+
+    def _kill(self) -> None:
+        """End the worker and what it has started, if it leads a group of its own."""
+        assert self._process is not None
+        process = self._process.pid
+        if process is not None and hasattr(os, "killpg"):
+            # It may end by itself, or never have come so far as to make its group.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process, signal.SIGKILL)
+        self._process.kill()

@@ -8,7 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks import chain
+from benchmarks.memory import MEGABYTE
+from benchmarks.starts import Starts
 from benchmarks.systems import OURS, PEERS, SYSTEMS, THREADS, System
+from benchmarks.workloads.multiply_add import BYTES_OF_AN_ELEMENT
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -17,7 +21,8 @@ RESULTS = Path(__file__).resolve().parent / "results"
 class Row:
     """One workload, by system key: seconds of a call and of the first call, and what went wrong.
 
-    `disturbed` is the share of turns in which another program used the machine.
+    `disturbed` is the share of turns in which another program used the machine, `late` how many
+    seconds a system was given that it did not finish in.
     """
 
     name: str
@@ -26,6 +31,7 @@ class Row:
     spreads: dict[str, float] = field(default_factory=dict)
     first_calls: dict[str, float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    late: dict[str, float] = field(default_factory=dict)
     disturbed: dict[str, float] = field(default_factory=dict)
 
     def ratio(self, peers: tuple[System, ...] = PEERS) -> float | None:
@@ -49,9 +55,15 @@ def circumstances() -> str:
     )
 
 
-def render(rows: list[Row], import_seconds: dict[str, float], date: str) -> str:
-    """The whole report."""
-    used = [system for system in SYSTEMS if system.key in import_seconds]
+def render(
+    rows: list[Row],
+    limits: chain.Limits | None,
+    starts: Sequence[Starts],
+    used: Sequence[System],
+    date: str,
+) -> str:
+    """The whole report: what was not measured is left out."""
+    used = [system for system in SYSTEMS if system in used]
     lines = [
         f"# Benchmarks, {date}",
         "",
@@ -66,23 +78,17 @@ def render(rows: list[Row], import_seconds: dict[str, float], date: str) -> str:
         "",
         *_geometric_means(rows),
         *disturbances(rows, used),
-        "",
-        "## Cold start",
-        "",
-        "Seconds of the first call, with tracing and compilation, on empty disk caches. The import "
-        "comes after that of NumPy; the first compilation of a process may load its compiler.",
-        "",
-        *_cold_starts(rows, used, import_seconds),
-        "",
-        "## Workloads",
-        "",
-        *(f"- {row.name}: {row.about}" for row in rows),
     ]
+    if limits is not None:
+        lines += _limits(rows, limits, used)
+    if starts:
+        lines += _starts(starts, used)
+    lines += ["", "## Workloads", "", *(f"- {row.name}: {row.about}" for row in rows)]
     failures = [
-        f"- {row.name}, {system.title}: {row.failures[system.key]}"
-        for row in rows
+        f"- {where}, {system.title}: {failures[system.key]}"
+        for where, failures in _failures(rows, limits, starts)
         for system in used
-        if system.key in row.failures
+        if system.key in failures
     ]
     if failures:
         lines += ["", "## Failures", "", *failures]
@@ -105,6 +111,8 @@ def table(header: list[str], body: list[list[str]]) -> list[str]:
 def time_cell(row: Row, system: System) -> str:
     """Median and spread in microseconds, to three digits."""
     if system.key not in row.medians:
+        if system.key in row.late:
+            return f"> {row.late[system.key]:.0f} s"
         return "failed" if system.key in row.failures else ""
     median = row.medians[system.key] * 1e6
     spread = row.spreads[system.key] * 1e6
@@ -112,7 +120,7 @@ def time_cell(row: Row, system: System) -> str:
     return f"{median:,.{digits}f} ±{spread:,.{digits}f}"
 
 
-def _times(rows: list[Row], used: list[System]) -> list[str]:
+def _times(rows: list[Row], used: Sequence[System]) -> list[str]:
     def ratio(row: Row) -> str:
         value = row.ratio()
         return "" if value is None else f"{value:.2f}"
@@ -154,15 +162,82 @@ def disturbances(rows: list[Row], used: Sequence[System]) -> list[str]:
     ]
 
 
-def _cold_starts(rows: list[Row], used: list[System], imports: dict[str, float]) -> list[str]:
-    def cell(seconds: float | None) -> str:
-        return "" if seconds is None else f"{seconds:.2f}"
+def _limits(rows: Sequence[Row], limits: chain.Limits, used: Sequence[System]) -> list[str]:
+    """Bandwidth and memory of the multiply-add chain, beside what the machine allows."""
+    moved = chain.ELEMENTS * BYTES_OF_AN_ELEMENT
+    row = next(row for row in rows if row.name == chain.NAME)
+    seconds = row.medians | ({OURS.key: limits.chain} if limits.chain else {})
 
-    body = [["import", *(cell(imports[system.key]) for system in used)]]
-    body += [
-        [row.name, *(cell(row.first_calls.get(system.key)) for system in used)] for row in rows
+    def rate(key: str) -> str:
+        return f"{moved / seconds[key] / 1e9:.1f}" if key in seconds else ""
+
+    def of_copy(key: str) -> str:
+        return f"{limits.copy / seconds[key]:.0%}" if limits.copy and key in seconds else ""
+
+    def megabytes(key: str) -> str:
+        return f"{limits.peaks[key] / MEGABYTE:.0f}" if key in limits.peaks else ""
+
+    def of_arrays(key: str) -> str:
+        return f"{limits.peaks[key] / moved:.2f}" if key in limits.peaks else ""
+
+    copied = f"{moved / limits.copy / 1e9:.1f}" if limits.copy else ""
+    keys = [system.key for system in used]
+    body = [
+        ["GB/s", *map(rate, keys), copied],
+        ["of the copy", *map(of_copy, keys), ""],
+        ["peak memory of a call (MB)", *map(megabytes, keys), ""],
+        ["of input and gradient", *map(of_arrays, keys), ""],
     ]
-    return table(["first call", *(system.title for system in used)], body)
+    return [
+        "",
+        f"## {chain.NAME}, against what the machine allows",
+        "",
+        f"Input and gradient, {moved / MEGABYTE:.0f} MB, over the time of a call. {OURS.title} and "
+        "the copy, a parallel loop in Numba between two kept arrays of that size together, are "
+        "timed turn about in one process; the others are those of the table above. Memory is the "
+        "high-water mark of steady calls in a new process, beyond what the process has anyway.",
+        "",
+        *table(["", *(system.title for system in used), "Numba copy"], body),
+    ]
+
+
+def _starts(starts: Sequence[Starts], used: Sequence[System]) -> list[str]:
+    """Cold and warm starts, and memory."""
+
+    def times(start: Starts, key: str) -> str:
+        if key in start.failures:
+            return "failed"
+        return f"{start.cold[key]:.2f} / {start.warm[key]:.2f}" if key in start.cold else ""
+
+    def megabytes(start: Starts, key: str) -> str:
+        return f"{start.peak[key] / MEGABYTE:,.0f}" if key in start.peak else ""
+
+    header = ["workload", *(system.title for system in used)]
+    return [
+        "",
+        "## Cold and warm start",
+        "",
+        "Seconds of a new process from the start of its imports, NumPy's included, to the end of "
+        "the first call: with empty disk caches / with the caches that an earlier process filled.",
+        "",
+        *table(header, [[each.name, *(times(each, s.key) for s in used)] for each in starts]),
+        "",
+        "## Memory",
+        "",
+        "Peak of resident memory of a process that starts warm and makes a few calls, in MB.",
+        "",
+        *table(header, [[each.name, *(megabytes(each, s.key) for s in used)] for each in starts]),
+    ]
+
+
+def _failures(
+    rows: Sequence[Row], limits: chain.Limits | None, starts: Sequence[Starts]
+) -> list[tuple[str, dict[str, str]]]:
+    """Where things failed and, by system key, how."""
+    found = [(row.name, row.failures) for row in rows]
+    if limits is not None:
+        found.append((f"{chain.NAME}, limits", limits.failures))
+    return found + [(f"{each.name}, start", each.failures) for each in starts]
 
 
 def processor() -> str:
@@ -190,11 +265,16 @@ def commit() -> str:
     return result.stdout.strip()
 
 
-def write(text: str, date: str, subject: str = "") -> Path:
-    """Write a report to `<date>-<subject>-<cpu>.md` of the results, in lower case with dashes."""
+def path_of_results(date: str, subject: str = "") -> Path:
+    """`<date>-<subject>-<cpu>.md` of the results, in lower case with dashes."""
     name = re.sub(r"\(.*?\)", "", f"{subject} {processor()}".lower())
     slug = re.sub(r"[^a-z0-9]+", "-", name).strip("-")
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{date}-{slug}.md"
+    return RESULTS / f"{date}-{slug}.md"
+
+
+def write(text: str, date: str, subject: str = "") -> Path:
+    """Write a report to `path_of_results`."""
+    path = path_of_results(date, subject)
+    path.parent.mkdir(exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path

@@ -48,9 +48,15 @@ SYSTEMS = (OURS, *PEERS)
 
 
 def environment(cache: str) -> dict[str, str]:
-    """Variables for all workers: where disk caches start empty, and no GPU."""
+    """Variables for all workers: where disk caches start empty, and no GPU.
+
+    JAX keeps compiled programs only if it is told where, and by default only those that took long.
+    """
     return {
         "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": os.path.join(cache, "jax"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "TORCHINDUCTOR_CACHE_DIR": os.path.join(cache, "torch"),
         "TRACEGRAD_CACHE_DIR": os.path.join(cache, "tracegrad"),
     }

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks import contention, report
-from benchmarks.process import Process, WorkerError
+from benchmarks.process import LateError, Process, WorkerError
 from benchmarks.worker import Find
 
 # How far results may differ between systems, relative to each element and to the largest one. Sums
@@ -62,6 +62,8 @@ def measure(
             first_call, results = process.ask("prepare", find, *arguments)
         except WorkerError as failure:
             row.failures[key] = str(failure)
+            if isinstance(failure, LateError):
+                row.late[key] = failure.seconds
             continue
         row.first_calls[key] = first_call
         difference = disagreement(expected, results) if expected is not None else None

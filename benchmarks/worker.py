@@ -1,6 +1,6 @@
 """The process of one system: it prepares a workload and times rounds of it when told to."""
 
-import statistics
+import os
 import time
 import traceback
 from collections.abc import Callable
@@ -9,19 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import systems
-from benchmarks.contention import Watch
+from benchmarks import memory, systems
+from benchmarks.timed import Timed
 from benchmarks.workload import Arrays, Call
 
 # From a system's key and what else names the workload: how its call is made, and of which inputs.
 # Sent to the worker by name, so it has to be a function of a module.
 Find = Callable[..., tuple[Callable[[Arrays], Call], Arrays]]
 
-# A sample is at least this long, so that reading the clock (some 50 ns) does not count.
-SAMPLE_SECONDS = 1e-3
-
-WARM_UP_SECONDS = 0.3
-WARM_UP_CALLS = 3
+# Enough for a pool of memory to have taken what it is going to take.
+CALLS_UNTIL_STEADY = 5
 
 
 class Worker:
@@ -30,7 +27,8 @@ class Worker:
     def __init__(self, system: systems.System) -> None:
         self.system = system
         self.call: Call | None = None
-        self.calls_in_sample = 1
+        self.timed: Timed | None = None
+        self.reference: Timed | None = None
 
     def load(self) -> float:
         """Import the system; seconds that it took."""
@@ -43,65 +41,74 @@ class Worker:
 
         Returns the seconds of the first call, compilation included, and its results.
         """
-        seconds, results = self.first_call(find, *arguments)
-        self._warm_up()
+        seconds, first = self._make_and_run(find, *arguments)
+        # Copied at once: the next call may update these in place.
+        results = systems.as_numpy(first)
+        # Held on, they would be buffers that no later call can use again.
+        del first
+        assert self.call is not None
+        self.timed = Timed(self.call)
         return seconds, results
 
-    def first_call(self, find: Find, *arguments: Any) -> tuple[float, list[np.ndarray]]:
-        """Make the workload and run it once. Returns as `prepare`."""
+    def first_call(self, find: Find, *arguments: Any) -> float:
+        """Make the workload and run it once. Returns seconds as `prepare`; copies no results,
+        which would count as memory of the system.
+        """
+        return self._make_and_run(find, *arguments)[0]
+
+    def _make_and_run(self, find: Find, *arguments: Any) -> tuple[float, Any]:
         make, arrays = find(self.system.key, *arguments)
         started = time.perf_counter()
         self.call = make(arrays)
+        # A system that has copied them needs the originals no more.
+        del arrays
         first = self.call()
-        seconds = time.perf_counter() - started
-        # Copied at once: the next call may update these in place.
-        return seconds, systems.as_numpy(first)
-
-    def _warm_up(self) -> None:
-        """Run until caches and clocks are settled, and choose how many calls make one sample."""
-        assert self.call is not None
-        durations = []
-        deadline = time.perf_counter() + WARM_UP_SECONDS
-        while len(durations) < WARM_UP_CALLS or time.perf_counter() < deadline:
-            started = time.perf_counter()
-            self.call()
-            durations.append(time.perf_counter() - started)
-        self.calls_in_sample = max(1, round(SAMPLE_SECONDS / statistics.median(durations)))
+        return time.perf_counter() - started, first
 
     def round(self, seconds: float) -> tuple[float, float]:
-        """Time samples for about `seconds`.
+        """Time the workload for about `seconds`. Returns as `Timed.round`."""
+        assert self.timed is not None
+        return self.timed.round(seconds)
 
-        Returns the median seconds of one call, and the share of the machine that others used.
+    def prepare_reference(self, find: Find, *arguments: Any) -> None:
+        """Warm up something else, to be timed in turn with the workload in this same process."""
+        make, arrays = find(self.system.key, *arguments)
+        self.reference = Timed(make(arrays))
 
-        The result of a call is dropped at once, so that freeing it is part of its time. Garbage
-        collection stays on, because users have it on.
-        """
-        call = self.call
-        assert call is not None
-        repeat = range(self.calls_in_sample)
-        samples = []
-        clock = time.perf_counter
-        watch = Watch()
-        began = clock(), time.process_time()
-        # Another process has just used the caches: one sample to fetch back what is ours.
-        for _ in repeat:
-            call()
-        deadline = clock() + seconds
-        while not samples or clock() < deadline:
-            started = clock()
-            for _ in repeat:
-                call()
-            samples.append((clock() - started) / self.calls_in_sample)
-        others = watch.share(clock() - began[0], time.process_time() - began[1])
-        return statistics.median(samples), others
+    def round_of_reference(self, seconds: float) -> tuple[float, float]:
+        """Time what `prepare_reference` made."""
+        assert self.reference is not None
+        return self.reference.round(seconds)
 
     def drop(self) -> None:
         """Free the workload's memory."""
-        self.call = None
+        self.call = self.timed = self.reference = None
+
+    def peak(self) -> int | None:
+        """The most bytes of resident memory that this process has had."""
+        return memory.peak()
+
+    def run(self) -> None:
+        """A few calls of the workload, not timed."""
+        assert self.call is not None
+        for _ in range(CALLS_UNTIL_STEADY):
+            self.call()
+
+    def steady_peak(self) -> int | None:
+        """The most bytes of resident memory during steady calls of the workload, or None."""
+        if not memory.can_reset():
+            return None
+        self.run()
+        memory.reset_peak()
+        self.run()
+        return memory.peak()
 
 
 def main(connection: Connection, system: systems.System) -> None:
     """Answer commands (method name, arguments) with (True, result) or (False, error) until None."""
+    if hasattr(os, "setpgrp"):
+        # With a group of its own, compilers that it has started can be ended together with it.
+        os.setpgrp()
     systems.confine_to_threads()
     worker = Worker(system)
     while True:

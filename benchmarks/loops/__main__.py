@@ -94,7 +94,7 @@ def first_call(
         process = Process(system, patience)
         try:
             return [
-                process.ask("first_call", find, program.name, "gradient", size)[0] for size in sizes
+                process.ask("first_call", find, program.name, "gradient", size) for size in sizes
             ]
         finally:
             process.stop()

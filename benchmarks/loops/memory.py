@@ -10,30 +10,18 @@ import multiprocessing
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks import memory
 from benchmarks.loops.program import EXPLICIT, NUMBA, PLAIN, SYSTEMS, convert
 from benchmarks.loops.programs import heat
+from benchmarks.memory import MEGABYTE
 from benchmarks.report import table
 
 STEPS = 10_000
-MEGABYTE = 2**20
 BUDGETS = (None, 32 * MEGABYTE, 8 * MEGABYTE, MEGABYTE)
-
-_STATUS = Path("/proc/self/status")
-_CLEAR = Path("/proc/self/clear_refs")
-
-
-def resident(field: str) -> int:
-    """Bytes of resident memory of this process: `VmRSS` now, `VmHWM` at most since the reset."""
-    for line in _STATUS.read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == field:
-            return int(value.split()[0]) * 1024
-    raise LookupError(field)
 
 
 def gradient_of(key: str, budget: int | None) -> Any:
@@ -55,11 +43,10 @@ def measure(key: str, budget: int | None, steps: int, results: Any) -> None:
         temperature, diffusivity, steps = (convert(key, value) for value in arguments)
         # Compiled before memory is read: the compiler's own is no part of the loop's.
         gradient(temperature, diffusivity, 10)
-        before = resident("VmRSS")
-        # This number resets the high-water mark: it is the kernel's, see proc(5).
-        _CLEAR.write_text("5")
+        before = memory.resident()
+        memory.reset_peak()
         value, gradients = _flat(gradient(temperature, diffusivity, steps))
-        peak = resident("VmHWM") - before
+        peak = memory.peak() - before
         seconds = []
         for _ in range(5):
             started = time.perf_counter()
@@ -104,7 +91,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loops.memory", description=__doc__)
     parser.add_argument("--steps", type=int, default=STEPS)
     options = parser.parse_args()
-    if not _CLEAR.exists():
+    if not memory.can_reset():
         print("only Linux tells and resets the high-water mark of memory", file=sys.stderr)
         return 2
     chosen = [(NUMBA.key, None), *((EXPLICIT.key, budget) for budget in BUDGETS)]

@@ -10,10 +10,13 @@ from benchmarks.workloads import elementwise
 
 ELEMENTS = 16 * 1024 * 1024
 
+# Of float32: the input is read and its gradient written.
+BYTES_OF_AN_ELEMENT = 2 * 4
 
-def inputs(rng: np.random.Generator) -> Arrays:
+
+def inputs(elements: int, rng: np.random.Generator) -> Arrays:
     """Numbers between 0 and 1, away from the roots of the polynomial."""
-    return {"x": rng.random(ELEMENTS, dtype=np.float32)}
+    return {"x": rng.random(elements, dtype=np.float32)}
 
 
 def chain(namespace: Any, x: Any) -> Any:
@@ -24,7 +27,7 @@ def chain(namespace: Any, x: Any) -> Any:
 WORKLOAD = Workload(
     name="multiply-add chain, 16M",
     about="4 multiply-adds and a mean on 16,777,216 float32; gradient of the input",
-    inputs=inputs,
+    inputs=partial(inputs, ELEMENTS),
     tracegrad=partial(elementwise.tracegrad, chain),
     torch_eager=partial(elementwise.torch_eager, chain),
     torch_compile=partial(elementwise.torch_compile, chain),
