@@ -179,6 +179,34 @@ def test_softmax_is_one_kernel() -> None:
     assert len(check(softmax, normal(64, 10)).kernels) == 1
 
 
+def test_exponentials_of_a_softmax_wait_in_its_memory() -> None:
+    (kernel,) = check(softmax, normal(9, 10)).kernels
+    assert kernel.source.count("exp(") == 1
+
+    # And so do those of its gradient, where the result is written.
+    def loss(x: Node, target: Node) -> list[Node | None]:
+        picked = (
+            OPS["log_softmax"](x, axes=(1,)) if "log_softmax" in OPS else OPS["log"](softmax(x))
+        )
+        value = -total(picked * target, 0, 1)
+        return [value, *pullback(value, Builder.current().constant(1.0, x.dtype), [x])]
+
+    kernels = check(loss, normal(9, 10), normal(9, 10)).kernels
+    assert sum(kernel.source.count("exp(") for kernel in kernels) <= 2
+
+
+def test_memory_that_is_read_is_not_lent() -> None:
+    """The result of the second pass goes where others look: nothing waits there."""
+
+    def build(x: Node) -> list[Node]:
+        e = OPS["exp"](x)
+        first = e + 1.0
+        share = e / total(e, 1, keepdims=True)
+        return [first, share * first, first * total(first, 1, keepdims=True)]
+
+    check(build, normal(9, 10))
+
+
 def test_a_layer_norm_with_its_gradient_makes_few_passes() -> None:
     def build(x: Node, g: Node) -> list[Node | None]:
         n = float(x.shape[1])

@@ -14,7 +14,7 @@ from typing import Any
 
 from tracegrad.codegen.affine import Affine
 from tracegrad.codegen.formula import REGISTER, expression
-from tracegrad.codegen.lowering import Address, Block, Fold, Let, Lowered, Store
+from tracegrad.codegen.instructions import Address, Block, Fold, Let, Lowered, Store
 from tracegrad.codegen.text import Launch, Text
 from tracegrad.ir.types import DType, float64
 from tracegrad.ir.types import bool_ as boolean

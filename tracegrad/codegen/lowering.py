@@ -1,8 +1,7 @@
 """From a scheduled kernel to instructions: what is loaded, computed, folded and stored, pass by
 pass.
 
-The instructions know their addresses as affine functions of the loops and say nothing of text or
-target. A kernel that reduces has *row level* (once for each row) and *inner level* (for each
+A kernel that reduces has *row level* (once for each row) and *inner level* (for each
 element); the inner level is walked in passes, since a value that needs a finished reduction has to
 wait for the next walk over the row.
 """
@@ -10,7 +9,6 @@ wait for the next walk over the row.
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
 from typing import Any
 
 from tracegrad.codegen.affine import (
@@ -26,81 +24,21 @@ from tracegrad.codegen.affine import (
     through,
 )
 from tracegrad.codegen.formula import REGISTER, expression
+from tracegrad.codegen.instructions import (
+    PRELUDE,
+    Address,
+    Block,
+    Fold,
+    Let,
+    Lowered,
+    Store,
+)
+from tracegrad.codegen.lending import Repeat, lenders
 from tracegrad.codegen.placement import view_of
-from tracegrad.codegen.steps import Buffer, Kernel, Root
+from tracegrad.codegen.steps import Kernel, Root
 from tracegrad.ir.graph import Node, scalar_value
 from tracegrad.ir.intervals import Interval, stays_within
 from tracegrad.ir.types import DType, int64
-
-PRELUDE = -1
-"""The row-level stage before the first pass."""
-
-
-@dataclass(frozen=True)
-class Address:
-    """`offset + sum(clamp(value, 0, size - 1) * stride)` elements into a buffer.
-
-    The values are indices read from data, given with the stride and the size of the axis that they
-    address; the size is None where an index is known to be within.
-    """
-
-    buffer: Buffer
-    offset: Affine
-    gathered: tuple[tuple[str, int, int | None], ...] = ()
-
-
-@dataclass
-class Let:
-    """`name = expression`: a formula over earlier names, or with `address` a load, or with `index`
-    a loop index.
-    """
-
-    name: str
-    text: str = ""
-    address: Address | None = None
-    index: Affine | None = None
-
-
-@dataclass
-class Store:
-    """Write a value to memory, or add it there."""
-
-    address: Address
-    value: str
-    accumulate: bool = False
-
-
-@dataclass
-class Fold:
-    """Fold a value into an accumulator of the row."""
-
-    name: str
-    value: str
-    node: Node
-    linear: Affine
-    address: Address | None = None
-
-
-Instruction = Let | Store | Fold
-
-
-@dataclass(eq=False)
-class Block:
-    """Instructions of one level and stage."""
-
-    code: list[Instruction] = field(default_factory=list)
-    known: dict[Any, str] = field(default_factory=dict)
-
-
-@dataclass
-class Lowered:
-    """A kernel's instructions. `rows[s + 1]` runs after pass `s`; `rows[0]` before all passes."""
-
-    kernel: Kernel
-    passes: list[Block]
-    rows: list[Block]
-    constants: list[tuple[str, Any, DType]]
-    column: bool
 
 
 def lower(
@@ -115,7 +53,10 @@ def lower(
     `known`: intervals of integers. `prefix` begins every name, where several kernels share a
     function. `apart`: sums that no product is fused into.
     """
-    return _Lowering(kernel, places, known, prefix, apart).run()
+    first = _Lowering(kernel, places, known, prefix, apart, {})
+    lowered = first.run()
+    lent = lenders(lowered, first.repeated, first.stage_of_root)
+    return _Lowering(kernel, places, known, prefix, apart, lent).run() if lent else lowered
 
 
 class _Lowering:
@@ -126,7 +67,11 @@ class _Lowering:
         known: Mapping[Node, Interval],
         prefix: str,
         apart: Set[Node],
+        lent: Mapping[Node, View],
     ) -> None:
+        self.lent = lent
+        self.repeated: list[Repeat] = []
+        self.position = 0
         self.intervals = known
         self.apart = apart
         self.prefix = prefix
@@ -149,7 +94,8 @@ class _Lowering:
             self.column = False
 
     def run(self) -> Lowered:
-        for root in self.kernel.roots:
+        for position, root in enumerate(self.kernel.roots):
+            self.position = position
             self.lower_root(root)
         while len(self.rows) <= len(self.passes):
             self.rows.append(Block())
@@ -221,6 +167,10 @@ class _Lowering:
                 offset = dot(index, target_view.strides, self.rank, target_view.offset)
             address = Address(target_view.buffer, offset, tuple(gathered))
             block.code.append(Store(address, name, root.accumulate))
+        elif root.node in self.lent:
+            view = self.lent[root.node]
+            address = Address(view.buffer, dot(index, view.strides, self.rank, view.offset))
+            block.code.append(Store(address, name))
 
     @staticmethod
     def lead(root: Root) -> int:
@@ -309,8 +259,12 @@ class _Lowering:
             return known
         if node in self.places and made is None and (root is None or node is not root.node):
             return self.load(block, self.places[node], index, key)
-        if made is not None and made.target is not None and self.is_other_block(made, block):
-            return self.load(block, self.places[node], index, key)
+        if made is not None and self.is_other_block(made, block):
+            if made.target is not None:
+                return self.load(block, self.places[node], index, key)
+            if node in self.lent:
+                return self.load(block, self.lent[node], index, key)
+            self.repeated.append(Repeat(made, self.passes.index(block), self.position))
         return self.compute(node, index, block, root)
 
     def is_other_block(self, made: Root, block: Block) -> bool:

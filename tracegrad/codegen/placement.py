@@ -194,8 +194,8 @@ def _arrays_read(
 
 
 def _saves_traffic(readers: int, arrays: int) -> bool:
-    """Whether it moves no more memory to write a value and read it again than to compute it anew from
-    the arrays that it is made of for each reader.
+    """Whether it moves no more memory to write a value, and read it again, than to compute it anew
+    for each reader from the arrays that it is made of.
 
     Sums that grow from layer to layer, as the gradient along residual connections does, would
     otherwise be added up from their beginning in each layer, by a kernel of its own each.

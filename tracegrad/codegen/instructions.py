@@ -1,0 +1,85 @@
+"""What a kernel does, as data: loads, formulas, folds and stores, pass by pass.
+
+The instructions know their addresses as affine functions of the loops and say nothing of text or
+target.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tracegrad.codegen.affine import Affine
+from tracegrad.codegen.steps import Buffer, Kernel
+from tracegrad.ir.graph import Node
+from tracegrad.ir.types import DType
+
+PRELUDE = -1
+"""The row-level stage before the first pass."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """`offset + sum(clamp(value, 0, size - 1) * stride)` elements into a buffer.
+
+    The values are indices read from data, given with the stride and the size of the axis that they
+    address; the size is None where an index is known to be within.
+    """
+
+    buffer: Buffer
+    offset: Affine
+    gathered: tuple[tuple[str, int, int | None], ...] = ()
+
+
+@dataclass
+class Let:
+    """`name = expression`: a formula over earlier names, or with `address` a load, or with `index`
+    a loop index.
+    """
+
+    name: str
+    text: str = ""
+    address: Address | None = None
+    index: Affine | None = None
+
+
+@dataclass
+class Store:
+    """Write a value to memory, or add it there."""
+
+    address: Address
+    value: str
+    accumulate: bool = False
+
+
+@dataclass
+class Fold:
+    """Fold a value into an accumulator of the row."""
+
+    name: str
+    value: str
+    node: Node
+    linear: Affine
+    address: Address | None = None
+
+
+Instruction = Let | Store | Fold
+
+
+@dataclass(eq=False)
+class Block:
+    """Instructions of one level and stage."""
+
+    code: list[Instruction] = field(default_factory=list)
+    known: dict[Any, str] = field(default_factory=dict)
+
+
+@dataclass
+class Lowered:
+    """A kernel's instructions. `rows[s + 1]` runs after pass `s`; `rows[0]` before all passes."""
+
+    kernel: Kernel
+    passes: list[Block]
+    rows: list[Block]
+    constants: list[tuple[str, Any, DType]]
+    column: bool
