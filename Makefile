@@ -5,6 +5,7 @@
 #   make test-reference   compare with PyTorch (installs it)
 #   make bench            compare speed with PyTorch and JAX (installs both)
 #   make bench-loops      compare the speed of loops with JAX and Numba written by hand
+#   make bench-scaling    time against size, with a plot
 #   make lint             ruff, then types
 #   make types            mypy alone
 #   make format           let ruff rewrite the layout
@@ -24,7 +25,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PI
 
 # Installs share one environment, so two must never run at once under `make -j`.
 .NOTPARALLEL:
-.PHONY: help demo test test-reference bench bench-loops lint types format clean
+.PHONY: help demo test test-reference bench bench-loops bench-scaling lint types format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -57,6 +58,9 @@ bench: $(VENV)/.stamp-bench
 
 bench-loops: $(VENV)/.stamp-bench
 	$(BIN)/python -m benchmarks.loops $(BENCH_FLAGS)
+
+bench-scaling: $(VENV)/.stamp-bench
+	$(BIN)/python -m benchmarks.scaling $(BENCH_FLAGS)
 
 lint: $(VENV)/.stamp-lint
 	$(BIN)/ruff check .

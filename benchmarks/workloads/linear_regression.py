@@ -13,10 +13,10 @@ from benchmarks.workload import Arrays, Call, Workload
 ROWS = 32
 
 
-def inputs(rng: np.random.Generator) -> Arrays:
+def inputs(rng: np.random.Generator, rows: int = ROWS) -> Arrays:
     """A line through noisy points, and a start that is not the answer."""
-    x = rng.normal(size=(ROWS, 1)).astype(np.float32)
-    noise = 0.1 * rng.normal(size=(ROWS, 1)).astype(np.float32)
+    x = rng.normal(size=(rows, 1)).astype(np.float32)
+    noise = 0.1 * rng.normal(size=(rows, 1)).astype(np.float32)
     return {
         "w": np.full((1, 1), 0.5, np.float32),
         "b": np.zeros((1, 1), np.float32),

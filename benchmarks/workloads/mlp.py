@@ -11,6 +11,9 @@ import numpy as np
 
 from benchmarks.workload import Arrays, Call, Workload
 
+SMALL_SIZES = (64, 32, 10)
+LARGE_SIZES = (784, 256, 10)
+
 
 def inputs(batch: int, sizes: tuple[int, int, int], rng: np.random.Generator) -> Arrays:
     """Four parameters, a batch of images between 0 and 1, and their labels."""
@@ -103,7 +106,7 @@ def jax(arrays: Arrays) -> Call:
 SMALL = Workload(
     name="MLP, 32 x 64-32-10",
     about="tanh network, batch of 32, cross-entropy; gradients of 4 parameters, float32",
-    inputs=partial(inputs, 32, (64, 32, 10)),
+    inputs=partial(inputs, 32, SMALL_SIZES),
     tracegrad=tracegrad,
     torch_eager=torch_eager,
     torch_compile=torch_compile,
@@ -113,7 +116,7 @@ SMALL = Workload(
 LARGE = Workload(
     name="MLP, 128 x 784-256-10",
     about="tanh network, batch of 128, cross-entropy; gradients of 4 parameters, float32",
-    inputs=partial(inputs, 128, (784, 256, 10)),
+    inputs=partial(inputs, 128, LARGE_SIZES),
     tracegrad=tracegrad,
     torch_eager=torch_eager,
     torch_compile=torch_compile,

@@ -1,0 +1,1 @@
+"""Time against size, for arrays, batches and graphs: `python -m benchmarks.scaling`."""
