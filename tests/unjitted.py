@@ -48,6 +48,7 @@ MATH: dict[str, Callable[..., Any]] = {
     "mul_reassoc": np.multiply,
     "where": lambda c, a, b: a if c else b,
     "pow": np.power,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
 }
 
 

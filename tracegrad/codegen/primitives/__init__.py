@@ -14,10 +14,16 @@ from __future__ import annotations
 from tracegrad.codegen.primitives.arithmetic import *  # noqa: F403
 from tracegrad.codegen.primitives.blas import *  # noqa: F403
 from tracegrad.codegen.primitives.buffers import *  # noqa: F403
+from tracegrad.codegen.primitives.circular import *  # noqa: F403
 from tracegrad.codegen.primitives.division import *  # noqa: F403
+from tracegrad.codegen.primitives.error_function import *  # noqa: F403
+from tracegrad.codegen.primitives.exponentials import *  # noqa: F403
 from tracegrad.codegen.primitives.half import f16  # noqa: F401
 from tracegrad.codegen.primitives.integers import *  # noqa: F403
+from tracegrad.codegen.primitives.inverse_circular import *  # noqa: F403
 from tracegrad.codegen.primitives.launching import *  # noqa: F403
+from tracegrad.codegen.primitives.logarithms import *  # noqa: F403
+from tracegrad.codegen.primitives.powers import *  # noqa: F403
 from tracegrad.codegen.primitives.random import *  # noqa: F403
 from tracegrad.codegen.primitives.regions import *  # noqa: F403
 from tracegrad.codegen.primitives.tiles import *  # noqa: F403

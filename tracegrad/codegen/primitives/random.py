@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from numba.extending import register_jitable
 
-from tracegrad.codegen.primitives.vectormath import cos, log, sqrt
+from tracegrad.codegen.primitives.circular import cos
+from tracegrad.codegen.primitives.logarithms import log
+from tracegrad.codegen.primitives.vectormath import sqrt
 
 __all__ = [
     "philox_normal_f16",

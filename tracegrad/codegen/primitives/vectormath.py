@@ -1,57 +1,26 @@
-"""The functions of libm for generated kernels, vectorised by glibc's libmvec where it is present.
+"""Functions that kernels have from elsewhere: from libm, and as single LLVM instructions.
 
-Each function is a call to the scalar C function, marked with the vector variants that may replace
-it (the attribute "vector-function-abi-variant", of the x86 vector-function ABI). LLVM's loop
-vectoriser then calls, say, `_ZGVeN16v_expf` for 16 float32 values at once. No fast-math flag is
-involved: the vector functions treat NaN, infinities and signed zeros as the scalar ones do, and are
-within 4 units in the last place. Without libmvec (another system, an old glibc) the scalar call
-remains.
-
-The rounding functions are single LLVM instructions on every target.
+A function of libm is a call to the scalar C function, marked with the vector variants that may
+replace it (the attribute "vector-function-abi-variant", of the x86 vector-function ABI). LLVM's
+loop vectoriser then calls, say, `_ZGVeN16vv_hypotf` for 16 float32 values at once, where glibc's
+libmvec is present; without it (another system, an old glibc) the scalar call remains. No fast-math
+flag is involved: the vector functions treat NaN, infinities and signed zeros as the scalar ones do.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llvmlite import ir
 from llvmlite.ir.instructions import CallInstrAttributes
-from numba import extending
-from numba.core import types
 
+from tracegrad.codegen.primitives.expressions import SINGLE, Body, Value, align_stack, function
 from tracegrad.codegen.vector_library import vector_variants
 
-# Numba's decorators and type constructors carry no usable types.
-intrinsic: Any = extending.intrinsic
-
-_UNARY = (
-    *("acos", "acosh", "asin", "asinh", "atan", "atanh", "cbrt", "cos"),
-    *("cosh", "erf", "erfc", "exp", "exp2", "expm1", "lgamma", "log"),
-    *("log10", "log1p", "log2", "sin", "sinh", "tan", "tanh", "tgamma"),
-)
-_BINARY = ("atan2", "fmod", "hypot", "nextafter", "pow")
-
-# Name -> (LLVM intrinsic, number of operands).
-_INSTRUCTIONS = {
-    "ceil": ("ceil", 1),
-    "copysign": ("copysign", 2),
-    "fabs": ("fabs", 1),
-    "floor": ("floor", 1),
-    "fma": ("fma", 3),
-    "rint": ("rint", 1),
-    "sqrt": ("sqrt", 1),
-    "trunc": ("trunc", 1),
-}
-
-__all__ = sorted([*_UNARY, *_BINARY, *_INSTRUCTIONS])
-
-if TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any:
-        """The functions are made in a loop, at the end."""
+__all__ = ["ceil", "copysign", "fabs", "floor", "fma", "fmod", "hypot", "rint", "sqrt", "trunc"]
 
 
-class _OpenAttributes(CallInstrAttributes):  # type: ignore[misc]
+class OpenCallAttributes(CallInstrAttributes):  # type: ignore[misc]
     """Call attributes without llvmlite's list of known names, which lacks those needed here."""
 
     def add(self, name: str) -> None:
@@ -59,10 +28,10 @@ class _OpenAttributes(CallInstrAttributes):  # type: ignore[misc]
         set.add(self, name)
 
 
-def _keep_declared(module: Any, function: Any) -> None:
-    """List a function in `llvm.compiler.used`, so that linking does not drop its declaration.
+def keep_unused(module: Any, function: Any) -> None:
+    """List a function in `llvm.compiler.used`, so that it is not dropped before it is called.
 
-    The vectoriser only uses a variant that the module declares, and nothing calls it before.
+    The vectoriser only uses a variant that the module has, and nothing calls it before.
     """
     name = "llvm.compiler.used"
     kept = module.globals.get(name)
@@ -87,6 +56,7 @@ def _declare(module: Any, name: str, result: Any, operands: list[Any]) -> tuple[
 
 def _emit_call(builder: Any, symbol: str, arguments: Any) -> Any:
     """Call a libm function, with its vector variants attached."""
+    align_stack(builder)
     module = builder.module
     kind = arguments[0].type
     count = len(arguments)
@@ -99,63 +69,42 @@ def _emit_call(builder: Any, symbol: str, arguments: Any) -> Any:
         vector = ir.VectorType(kind, lanes)
         variant, fresh = _declare(module, name, vector, [vector] * count)
         if fresh:
-            _keep_declared(module, variant)
+            keep_unused(module, variant)
         mappings.append(f"_ZGV_LLVM_N{lanes}{'v' * count}_{symbol}({name})")
     if mappings:
         attributes.append(f'"vector-function-abi-variant"="{",".join(mappings)}"')
-    call.attributes = _OpenAttributes(attributes)
+    call.attributes = OpenCallAttributes(attributes)
     return call
 
 
-def _result(kinds: tuple[Any, ...]) -> Any:
-    """float32 if every operand is, else float64."""
-    return types.float32 if all(kind == types.float32 for kind in kinds) else types.float64
+def library(name: str) -> Body:
+    """A function of libm, for operands of either type."""
+
+    def call(*operands: Value) -> Value:
+        builder = operands[0].builder
+        symbol = name + "f" if operands[0].format is SINGLE else name
+        return Value(builder, _emit_call(builder, symbol, [x.ref for x in operands]))
+
+    return call
 
 
-def _library_function(name: str, kinds: tuple[Any, ...]) -> Any:
-    """The signature and code of a call to libm."""
-    kind = _result(kinds)
-    symbol = name + "f" if kind == types.float32 else name
+def _instruction(name: str, operands: int) -> Any:
+    """An LLVM intrinsic that is an instruction of the processor."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _emit_call(builder, symbol, arguments)
+    def body(x: Value, *others: Value) -> Value:
+        return x.call(name, *others)
 
-    return kind(*[kind] * len(kinds)), generate
+    return function(name, body, body, operands)
 
 
-def _instruction(name: str, kinds: tuple[Any, ...]) -> Any:
-    """The signature and code of an LLVM floating-point intrinsic."""
-    kind = _result(kinds)
+fmod = function("fmod", library("fmod"), library("fmod"), operands=2)
+hypot = function("hypot", library("hypot"), library("hypot"), operands=2)
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        operand = arguments[0].type
-        shape = ir.FunctionType(operand, [operand] * len(arguments))
-        function = builder.module.declare_intrinsic(f"llvm.{name}", [operand], shape)
-        return builder.call(function, arguments)
-
-    return kind(*[kind] * len(kinds)), generate
-
-
-def _make(name: str, define: Any, operands: int) -> Any:
-    """Make the Numba function of a name with one, two or three operands."""
-
-    def one(typing: Any, x: Any) -> Any:
-        return define(name, (x,))
-
-    def two(typing: Any, x: Any, y: Any) -> Any:
-        return define(name, (x, y))
-
-    def three(typing: Any, x: Any, y: Any, z: Any) -> Any:
-        return define(name, (x, y, z))
-
-    chosen = (one, two, three)[operands - 1]
-    chosen.__name__ = name
-    return intrinsic(chosen)
-
-
-for _name in _UNARY:
-    globals()[_name] = _make(_name, _library_function, 1)
-for _name in _BINARY:
-    globals()[_name] = _make(_name, _library_function, 2)
-for _name, (_llvm, _operands) in _INSTRUCTIONS.items():
-    globals()[_name] = _make(_llvm, _instruction, _operands)
+ceil = _instruction("ceil", 1)
+copysign = _instruction("copysign", 2)
+fabs = _instruction("fabs", 1)
+floor = _instruction("floor", 1)
+fma = _instruction("fma", 3)
+rint = _instruction("rint", 1)
+sqrt = _instruction("sqrt", 1)
+trunc = _instruction("trunc", 1)

@@ -11,7 +11,7 @@ from tracegrad.ir.families import composite, elementwise, floating, in_single, n
 from tracegrad.ir.graph import Node
 from tracegrad.ir.op import Array, Domain, Sample
 from tracegrad.ir.ops.arithmetic import abs_, nonzero
-from tracegrad.ir.ops.exponential import erf, expm1, sigmoid, softplus
+from tracegrad.ir.ops.exponential import erf, evaluate_sigmoid, expm1, sigmoid, softplus
 from tracegrad.ir.ops.selection import where
 from tracegrad.ir.ops.trigonometric import tanh
 
@@ -36,7 +36,7 @@ def _activation(name: str, formula: Any, domain: Domain = nonzero, **params: Any
 
 @in_single
 def _evaluate_silu(x: Array) -> Any:
-    return x / (1 + np.exp(-x))
+    return x * evaluate_sigmoid(x)
 
 
 silu = elementwise(
@@ -44,7 +44,7 @@ silu = elementwise(
     types=floating,
     evaluate=_evaluate_silu,
     vjp=lambda g, y, x: g * _silu_slope(x),
-    scalar="{x} / (1.0 + exp(-{x}))",
+    scalar="{x} * sigmoid({x})",
 )
 
 

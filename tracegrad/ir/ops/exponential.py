@@ -89,16 +89,18 @@ rsqrt = elementwise(
 
 
 @in_single
-def _evaluate_sigmoid(x: Array) -> Any:
-    return 1 / (1 + np.exp(-x))
+def evaluate_sigmoid(x: Array) -> Any:
+    """1 / (1 + exp(-x)), without overflow: that has a value where exp(-x) is infinite."""
+    e = np.exp(-np.abs(x))
+    return np.where(x < 0, e, 1) / (1 + e)
 
 
 sigmoid = elementwise(
     "sigmoid",
     types=floating,
-    evaluate=_evaluate_sigmoid,
+    evaluate=evaluate_sigmoid,
     vjp=lambda g, y, x: g * (y * (1 - y)),
-    scalar="1.0 / (1.0 + exp(-{x}))",
+    scalar="sigmoid({x})",
 )
 
 
