@@ -15,6 +15,7 @@ from typing import Any
 from tracegrad.codegen.affine import Affine
 from tracegrad.codegen.formula import REGISTER, expression
 from tracegrad.codegen.instructions import Address, Block, Fold, Let, Lowered, Store
+from tracegrad.codegen.loop_order import crosses, nest_order
 from tracegrad.codegen.text import Launch, Text
 from tracegrad.ir.types import DType, float64
 from tracegrad.ir.types import bool_ as boolean
@@ -26,6 +27,8 @@ from tracegrad.ir.types import bool_ as boolean
 RUN = 4096
 # Columns that a column-wise reduction keeps in cache while it walks the rows.
 STRIP = 2048
+# The rows and columns of a tile of a transposition: a few lines of cache each way.
+TILE = 32
 
 # Integers up to this are part of the text of control flow.
 _SMALL = 8
@@ -85,12 +88,14 @@ class KernelPrinter:
     def loop_groups(self) -> list[list[int]]:
         """Loops that may merge with their neighbours: rows, reduced ones, a kept last one."""
         kernel = self.kernel
+        order = list(range(len(kernel.domain))) if self.inline else nest_order(self.lowered)
         if kernel.axes is None:
-            return [list(range(len(kernel.domain)))]
-        kept = list(kernel.kept)
+            return [order]
+        kept = [loop for loop in order if loop in kernel.kept]
+        reduced = [loop for loop in order if loop in kernel.axes]
         if self.lowered.column:
-            return [kept[:-1], list(kernel.axes), kept[-1:]]
-        return [kept, list(kernel.axes)]
+            return [kept[:-1], reduced, kept[-1:]]
+        return [kept, reduced]
 
     def collapse(self) -> list[list[tuple[int, int]]]:
         """Merge neighbouring loops wherever every address steps evenly over both; (loop, size) by
@@ -250,9 +255,27 @@ class KernelPrinter:
 
     def print_map(self) -> int:
         (group,) = self.groups
-        depth = self.loops(group, 0, parallel=True)
+        tiled = len(group) > 1 and not self.inline
+        if tiled and crosses(self.lowered, inner=group[-1][0], outer=group[-2][0]):
+            depth = self.tiles(group)
+        else:
+            depth = self.loops(group, 0, parallel=True)
         self.code(self.lowered.passes[0], depth, group[-1][0] if group else None)
         return group[0][1] if group else 1
+
+    def tiles(self, group: Sequence[tuple[int, int]]) -> int:
+        """Open the loops of a group so that the last two run over tiles; the depth inside."""
+        *outer, (row, rows), (column, columns) = group
+        depth = self.loops(outer, 0, parallel=True)
+        bounds = ("0", self.integer(rows, "n")) if outer else ("start", "stop")
+        for loop, (lo, hi) in ((row, bounds), (column, ("0", self.integer(columns, "n")))):
+            self.line(depth, f"for m{loop} in range({lo}, {hi}, {TILE}):")
+            self.line(depth + 1, f"e{loop} = min(m{loop} + {TILE}, {hi})")
+            depth += 1
+        for loop in (row, column):
+            self.line(depth, f"for {self.loop(loop)} in range(m{loop}, e{loop}):")
+            depth += 1
+        return depth
 
     def print_rows(self) -> int:
         outer, inner = self.groups

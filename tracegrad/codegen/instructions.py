@@ -76,10 +76,14 @@ class Block:
 
 @dataclass
 class Lowered:
-    """A kernel's instructions. `rows[s + 1]` runs after pass `s`; `rows[0]` before all passes."""
+    """A kernel's instructions. `rows[s + 1]` runs after pass `s`; `rows[0]` before all passes.
+
+    `column`: sums grow in memory, at the addresses `totals`, and not in registers.
+    """
 
     kernel: Kernel
     passes: list[Block]
     rows: list[Block]
     constants: list[tuple[str, Any, DType]]
     column: bool
+    totals: list[Address]

@@ -24,7 +24,7 @@ def is_search(node: Node) -> bool:
     if node.op.name not in _EXTREMES:
         return False
     sizes = [node.inputs[0].shape[i] for i in node.params["axes"]]
-    return math.prod(sizes) >= MIN_ELEMENTS
+    return bool(math.prod(sizes) >= MIN_ELEMENTS)
 
 
 def searched(node: Node, x: Node) -> Node:

@@ -179,7 +179,7 @@ class Scheduler:
                 # An input or a constant that is returned, or a value that is returned twice:
                 # outputs own memory.
                 self.store(node, View(buffer, 0, row_major(node.shape), node.shape), node)
-        self.drop_private()
+        self.mark_private()
         return Schedule(
             self.graph, self.steps, self.places, self.known, inputs, outputs, list(self.buffers)
         )
@@ -207,21 +207,19 @@ class Scheduler:
             return wanted
         return View(self.buffer("temporary", node), 0, row_major(node.shape), node.shape)
 
-    def drop_private(self) -> None:
-        """Take the memory away from temporaries that nobody outside of their own kernel reads."""
+    def mark_private(self) -> None:
+        """Mark the temporaries that nobody outside of their own kernel reads."""
         for step in self.steps:
-            if not isinstance(step, Kernel) or step.is_column:
+            if not isinstance(step, Kernel):
                 continue
             for root in step.roots:
                 private = (
-                    root.target is not None
-                    and root.target.buffer.kind == "temporary"
+                    root.target.buffer.kind == "temporary"
                     and (root.value is root.node or root.fold)
                     and root.origin is None
                     and self.read_by.get(root.node, set()) <= {step.position}
                 )
-                if private and root.node not in self.handed_over:
-                    root.target = None
+                root.private = private and root.node not in self.handed_over
 
     def compute(self, node: Node, target: View) -> None:
         """Add the step that makes `node` and remember where it is."""
