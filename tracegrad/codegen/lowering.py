@@ -26,7 +26,7 @@ from tracegrad.codegen.affine import (
     through,
 )
 from tracegrad.codegen.formula import REGISTER, expression
-from tracegrad.codegen.placement import view_of
+from tracegrad.codegen.placement import COSTLY, view_of
 from tracegrad.codegen.steps import Buffer, Kernel, Root
 from tracegrad.ir.graph import Node, scalar_value
 from tracegrad.ir.intervals import Interval, stays_within
@@ -94,13 +94,17 @@ class Block:
 
 @dataclass
 class Lowered:
-    """A kernel's instructions. `rows[s + 1]` runs after pass `s`; `rows[0]` before all passes."""
+    """A kernel's instructions. `rows[s + 1]` runs after pass `s`; `rows[0]` before all passes.
+
+    `costly`: how many functions such as exp are computed for each element.
+    """
 
     kernel: Kernel
     passes: list[Block]
     rows: list[Block]
     constants: list[tuple[str, Any, DType]]
     column: bool
+    costly: int
 
 
 def lower(
@@ -140,6 +144,7 @@ class _Lowering:
         self.rows: list[Block] = [Block()]
         self.constants: dict[Any, tuple[str, Any, DType]] = {}
         self.count = 0
+        self.costly = 0
         self.column = kernel.is_column
         if self.column and any(
             root.fold and (root.node.dtype.name == "float16" or root.node.op.name.startswith("arg"))
@@ -154,7 +159,12 @@ class _Lowering:
         while len(self.rows) <= len(self.passes):
             self.rows.append(Block())
         return Lowered(
-            self.kernel, self.passes, self.rows, list(self.constants.values()), self.column
+            self.kernel,
+            self.passes,
+            self.rows,
+            list(self.constants.values()),
+            self.column,
+            self.costly,
         )
 
     def lower_root(self, root: Root) -> None:
@@ -332,6 +342,7 @@ class _Lowering:
     def compute(self, node: Node, index: Index, block: Block, root: Root | None) -> str:
         key = (node, index)
         name = node.op.name
+        self.costly += name in COSTLY and block in self.passes
         if name == "constant":
             known = self.constant(node)
         elif name in VIEWS:
