@@ -318,7 +318,7 @@ def test_temporaries_share_memory() -> None:
     assert compiled._arena <= 3 * 16 * 16 * 8
 
 
-@pytest.mark.parametrize("shape", [(200_000,), (600, 500), (2, 100_000)])
+@pytest.mark.parametrize("shape", [(300_000,), (600, 500), (3, 100_000)])
 def test_threads_change_no_bit(shape: tuple[int, ...]) -> None:
     from tracegrad.runtime.program import get_num_threads, set_num_threads
 

@@ -78,7 +78,8 @@ class Block:
 class Lowered:
     """A kernel's instructions. `rows[s + 1]` runs after pass `s`; `rows[0]` before all passes.
 
-    `column`: sums grow in memory, at the addresses `totals`, and not in registers.
+    `column`: sums grow in memory, at the addresses `totals`, and not in registers. `costly`: how
+    many functions such as exp are computed for each element.
     """
 
     kernel: Kernel
@@ -87,3 +88,4 @@ class Lowered:
     constants: list[tuple[str, Any, DType]]
     column: bool
     totals: list[Address]
+    costly: int

@@ -35,7 +35,7 @@ from tracegrad.codegen.instructions import (
 )
 from tracegrad.codegen.lending import Repeat, lenders
 from tracegrad.codegen.loop_order import prefers_columns
-from tracegrad.codegen.placement import view_of
+from tracegrad.codegen.placement import COSTLY, view_of
 from tracegrad.codegen.steps import Kernel, Root
 from tracegrad.ir.graph import Node, scalar_value
 from tracegrad.ir.intervals import Interval, stays_within
@@ -99,6 +99,7 @@ class _Lowering:
         self.rows: list[Block] = [Block()]
         self.constants: dict[Any, tuple[str, Any, DType]] = {}
         self.count = 0
+        self.costly = 0
 
     def run(self) -> Lowered:
         for position, root in enumerate(self.kernel.roots):
@@ -113,6 +114,7 @@ class _Lowering:
             list(self.constants.values()),
             self.column,
             [self.row_address(root) for root in self.kernel.roots if root.fold],
+            self.costly,
         )
 
     def lower_root(self, root: Root) -> None:
@@ -301,6 +303,7 @@ class _Lowering:
     def compute(self, node: Node, index: Index, block: Block, root: Root | None) -> str:
         key = (node, index)
         name = node.op.name
+        self.costly += name in COSTLY and block in self.passes
         if name == "constant":
             known = self.constant(node)
         elif name in VIEWS:

@@ -155,9 +155,23 @@ class Method:
     definition: _MethodDefinition
 
 
-@cache
+_methods: dict[tuple[str, str], Method] = {}
+_methods_lock = threading.Lock()
+
+
 def method_definition(source: str, entry: str) -> Method:
-    """The function `entry` of a generated or written source, compiled."""
+    """The function `entry` of a generated or written source, compiled.
+
+    Python functions refer to it by its address, so there is one for good.
+    """
+    with _methods_lock:
+        found = _methods.get((source, entry))
+        if found is None:
+            found = _methods[source, entry] = _method(source, entry)
+        return found
+
+
+def _method(source: str, entry: str) -> Method:
     if object.__basicsize__ != 16:
         raise CompilationError(
             "tracegrad needs a Python with the global interpreter lock; on a free-threaded build "

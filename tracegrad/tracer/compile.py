@@ -148,20 +148,32 @@ class CompiledFunction(Inspection):
             leaves, key = self._nested_key(args, kwargs)
         self.statistics.counted_calls += 1
         for found in self._by_key.get(key, ()):
-            inputs = found.gather(leaves)
-            if inputs is not None:
-                try:
-                    path, values = run(found.tree, arrays(inputs, found.odd))
-                except UnknownOutcomeError as miss:
-                    return self._retrace_and_finish(found, miss, leaves, args, kwargs)
-                if path.end.runs_again:
-                    return self._run_in_python_too(found, path, leaves, args, kwargs)
-                self.statistics.counted_hits += 1
-                self._native.used(found, path)
-                found.steady += 1
-                if found.steady == PATIENCE and given >= 0:
-                    self._take_natively(found, args, kwargs, given)
-                return call.finish(found.tree, path, values, inputs, leaves)
+            tree = found.tree
+            generation = tree.generation
+            if generation & 1:
+                # Another thread is changing it.
+                break
+            try:
+                inputs = found.gather(leaves)
+                if inputs is None:
+                    continue
+                path, values = run(tree, arrays(inputs, found.odd))
+            except UnknownOutcomeError as miss:
+                return self._trace_and_finish(key, leaves, args, kwargs, miss.run)
+            except Exception:
+                if found.is_at(tree, generation):
+                    raise
+                break
+            if not found.is_at(tree, generation):
+                break
+            if path.end.runs_again:
+                return self._run_in_python_too(found, path, leaves, args, kwargs)
+            self.statistics.counted_hits += 1
+            self._native.used(found, path)
+            found.steady += 1
+            if found.steady == PATIENCE and given >= 0:
+                self._take_natively(found, args, kwargs, given)
+            return call.finish(tree, path, values, inputs, leaves)
         return self._trace_and_finish(key, leaves, args, kwargs)
 
     def _nested_key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], Key]:
@@ -217,27 +229,31 @@ class CompiledFunction(Inspection):
             return
         described = list(self._describe(args, kwargs, []).values())
         values = [*args, *(kwargs[name] for name in sorted(kwargs))]
-        self._native.add(found, values, given, described)
+        with self._lock:
+            self._native.add(found, values, given, described)
 
     def _finish(self, entry: Entry, known: list[Any], args: tuple[Any, ...]) -> Any:
         """The rest of a call of which native code has run some segments."""
         owner: Known = entry.owner
         found, number = owner.found, known[1]
         inputs = known[owner.inputs[number] :]
-        values = Run(arrays(inputs, ()))
+        values = Run(arrays(inputs, ()), owner.generation)
         owner.retell(number, known, values)
         path = owner.paths[number]
         if path is None or owner.ways[number][-1].flags:
             given = len(args)
             args, kwargs = self._binder.bind(args, {})
+            tree = found.tree
             try:
-                path, values = go_on(found.tree, values)
+                path, values = go_on(tree, values)
             except UnknownOutcomeError as miss:
-                self.statistics.counted_hits -= 1
-                leaves: Sequence[Any] = args
-                if kwargs or any(type(x) not in (Tensor, float, int) for x in args):
-                    leaves = self._nested_key(args, kwargs)[0]
-                return self._retrace_and_finish(found, miss, leaves, args, kwargs)
+                return self._leave_native(args, kwargs, miss.run)
+            except Exception:
+                if found.is_at(tree, owner.generation):
+                    raise
+                return self._leave_native(args, kwargs, None)
+            if not found.is_at(tree, owner.generation):
+                return self._leave_native(args, kwargs, None)
             self._native.used(found, path)
             found.steady += 1
             if found.steady == REVISION:
@@ -247,26 +263,50 @@ class CompiledFunction(Inspection):
                 found.steady = REVISION
         return call.finish(found.tree, path, values, inputs, inputs)
 
+    def _leave_native(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], before: Run | None
+    ) -> Any:
+        """The rest of a call that native code has taken for a hit, which it is not."""
+        self.statistics.counted_hits -= 1
+        leaves: Sequence[Any] = args
+        if kwargs or any(type(x) not in (Tensor, float, int) for x in args):
+            leaves = self._nested_key(args, kwargs)[0]
+        key = self._key(leaves, args, kwargs)
+        return self._trace_and_finish(key, leaves, args, kwargs, before)
+
     # ------------------------------------------------------------------ tracing
 
     def _trace_and_finish(
-        self, key: Key, leaves: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        with self._lock:
-            found, inputs = self._specialise(key, leaves, args, kwargs)
-            return self._run_to_the_end(found, inputs, None, leaves, args, kwargs)
-
-    def _retrace_and_finish(
         self,
-        found: Specialisation,
-        miss: UnknownOutcomeError,
+        key: Key,
         leaves: Sequence[Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        before: Run | None = None,
     ) -> Any:
+        """A call that is no hit, or was none before another thread had traced its like: only one
+        thread at a time is here. `before`: what it has computed already.
+        """
         with self._lock:
-            found, inputs = self._retrace(found, miss, leaves, args, kwargs)
-            return self._run_to_the_end(found, inputs, miss.run, leaves, args, kwargs)
+            traces = self.statistics.traces
+            found, inputs = self._known(key, leaves)
+            if found is None or inputs is None:
+                found, inputs = self._specialise(key, leaves, args, kwargs)
+                before = None
+            result = self._run_to_the_end(found, inputs, before, leaves, args, kwargs)
+            self.statistics.counted_hits += traces == self.statistics.traces
+            return result
+
+    def _known(
+        self, key: Key, leaves: Sequence[Any]
+    ) -> tuple[Specialisation | None, Sequence[Any] | None]:
+        """The specialisation for a call and the inputs of the call, if there is one."""
+        for found in self._by_key.get(key, ()):
+            if found.tree.root is not None:
+                inputs = found.gather(leaves)
+                if inputs is not None:
+                    return found, inputs
+        return None, None
 
     def _run_in_python_too(
         self,
@@ -426,11 +466,9 @@ class CompiledFunction(Inspection):
         leaves = CallLeaves(args, kwargs)
         self._describe(args, kwargs, leaves)
         key = self._key(leaves, args, kwargs)
-        for found in self._by_key.get(key, ()):
-            if found.gather(leaves) is not None:
-                return [found]
         with self._lock:
-            return [self._specialise(key, leaves, args, kwargs)[0]]
+            found, _ = self._known(key, leaves)
+            return [found or self._specialise(key, leaves, args, kwargs)[0]]
 
     def _key(self, leaves: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key:
         """The key of a call, in the one form that it has in `__call__`."""
@@ -459,7 +497,9 @@ class CompiledFunction(Inspection):
             warnings.warn(self.limit_report(), TraceLimitWarning, stacklevel=5)
         _, owner, end = min(paths, key=lambda item: item[0])
         self._native.forget(owner)
-        if not owner.tree.drop(end):
+        with owner.tree.changing():
+            is_left = owner.tree.drop(end)
+        if not is_left:
             self.specialisations.remove(owner)
             self._by_key[owner.key].remove(owner)
 
