@@ -126,11 +126,6 @@ class Executable:
         return outputs
 
     @property
-    def is_serial(self) -> bool:
-        """Whether all of it runs in the calling thread."""
-        return self._program.is_serial
-
-    @property
     def words(self) -> Array:
         """The program as words, for who runs it natively."""
         words: Array = self._program.words

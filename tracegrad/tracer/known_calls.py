@@ -22,7 +22,6 @@ from tracegrad.runtime.entry import (
     Block,
     Entry,
     can_decide,
-    can_run,
     slot_offset,
 )
 from tracegrad.tracer import promotion
@@ -127,7 +126,7 @@ def _blocks(tree: Tree, inputs: Sequence[int]) -> tuple[list[Block], list[list[O
     for way in work:
         occurrence = way[-1]
         program = occurrence.program
-        if occurrence.exports and (program is None or not can_run(program.forward)):
+        if occurrence.exports and program is None:
             # Python runs it, and what comes after.
             continue
         here = [number[x] for x in way[:-1]]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tracegrad.runtime import entry as native
-from tracegrad.runtime.entry import Block, Entry, Wrapper, can_run, slot_offset
+from tracegrad.runtime.entry import Block, Entry, Wrapper, slot_offset
 from tracegrad.runtime.executor import Executable
 from tracegrad.runtime.random import default_generator
 from tracegrad.tracer import tape
@@ -292,8 +292,6 @@ def function_of(executable: Executable, arrays: Sequence[Any]) -> Entry | None:
     """A program as a native function from arrays like these to a tuple of tensors, which returns
     None for others; None if it cannot be one.
     """
-    if not can_run(executable):
-        return None
     entry = Entry(wrapper())
     for i, (value, node) in enumerate(zip(arrays, executable.graph.inputs, strict=True)):
         register = entry.argument(i)
