@@ -64,7 +64,7 @@ class Program:
     in threads.
     """
 
-    __slots__ = ("buffers", "is_serial", "run", "steps", "words")
+    __slots__ = ("bases", "buffers", "is_serial", "run", "steps", "threads", "words")
 
     run: Callable[..., None]
 
@@ -80,6 +80,8 @@ class Program:
                 raise ValueError(f"{buffer} refers to none of the {bases} bases")
         self.buffers = tuple(buffers)
         self.steps = tuple(steps)
+        self.bases = bases
+        self.threads = threads
         self.words = _assemble(self.buffers, self.steps, bases)
         native = native_function(interpreter_source(), "call", self.words)
         # Then nothing else of Python runs meanwhile: no step gives up the GIL.
@@ -91,6 +93,10 @@ class Program:
         else:
             _want_threads()
             self.run = _alone(native)
+
+    def only(self, steps: Sequence[Step]) -> Program:
+        """A program of these of its steps alone."""
+        return Program(self.buffers, steps, self.bases, self.threads)
 
 
 def _assemble(buffers: Sequence[Buffer], steps: Sequence[Step], bases: int) -> Any:
