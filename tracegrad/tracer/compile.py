@@ -567,8 +567,11 @@ def compile(
     machine code. Python's `if`, `while` and `for` on tensor values work: each new outcome is traced
     once. Past `max_traces` traces one warning says what differs, and the least recently used go.
     Loops become native loops, however often they run; with `roll=False` each number of iterations
-    is traced by itself. A loop whose gradient would save more than `memory_budget` bytes runs in
-    blocks, and backward runs each block once more; None saves all.
+    is traced by itself.
+
+    `memory_budget` bounds the bytes that are saved for the gradient besides the function's inputs
+    and results: backward computes more of what forward did. A loop that would save more runs in
+    blocks, and backward runs each block once more. None saves what is cheaper saved than computed.
     """
     if function is None:
         return functools.partial(

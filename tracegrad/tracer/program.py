@@ -105,7 +105,13 @@ class Program:
         if any(wrt) and any(given):
             joint, present = joint_graph(graph, wrt, given, memory_budget=memory_budget)
             joint = optimize(without_detach(joint))
-            parts = cut(joint, len(graph.inputs), len(graph.outputs), present)
+            parts = cut(
+                joint,
+                len(graph.inputs),
+                len(graph.outputs),
+                present,
+                memory_budget=memory_budget,
+            )
             self.saved = parts.saved
             self.present = parts.present
             self.backward_graph = parts.backward
@@ -151,7 +157,7 @@ def program_for(
 ) -> Program:
     """The program of a segment; segments of equal structure share it.
 
-    `memory_budget`: bytes that the gradient of a loop may save.
+    `memory_budget`: bytes that the gradient of a loop may save, and that of what is no loop.
     """
     key = (structural_key(graph), wrt, given, layouts, memory_budget)
     with _lock:
