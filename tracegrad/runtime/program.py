@@ -64,7 +64,7 @@ class Program:
     in threads.
     """
 
-    __slots__ = ("buffers", "run", "steps", "words")
+    __slots__ = ("bases", "buffers", "run", "steps", "threads", "words")
 
     run: Callable[..., None]
 
@@ -80,10 +80,16 @@ class Program:
                 raise ValueError(f"{buffer} refers to none of the {bases} bases")
         self.buffers = tuple(buffers)
         self.steps = tuple(steps)
+        self.bases = bases
+        self.threads = threads
         self.words = _assemble(self.buffers, self.steps, bases)
         self.run = native_function(interpreter_source(), "call", self.words)
         if threads or any(step.extent // max(abs(step.grain), 1) > 1 for step in self.steps):
             _want_threads()
+
+    def only(self, steps: Sequence[Step]) -> Program:
+        """A program of these of its steps alone."""
+        return Program(self.buffers, steps, self.bases, self.threads)
 
 
 def _assemble(buffers: Sequence[Buffer], steps: Sequence[Step], bases: int) -> Any:

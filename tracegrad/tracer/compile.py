@@ -338,6 +338,21 @@ class CompiledFunction(Inspection):
         Compiled code may round differently from the eager run of the trace, so that a condition
         near its threshold comes out differently. What the compiled code finds is what counts.
         """
+        found, path, values, inputs = self._run_through(found, inputs, before, leaves, args, kwargs)
+        self._native.used(found, path)
+        self._limit()
+        return call.finish(found.tree, path, values, inputs, leaves)
+
+    def _run_through(
+        self,
+        found: Specialisation,
+        inputs: Sequence[Any],
+        before: Run | None,
+        leaves: Sequence[Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[Specialisation, TracePath, Run, Sequence[Any]]:
+        """The path of a call, traced where that is new, and its values; nothing is changed yet."""
         while True:
             compiled, seconds = program.counters.compilations, program.counters.seconds
             try:
@@ -349,9 +364,7 @@ class CompiledFunction(Inspection):
             finally:
                 self.statistics.compilations += program.counters.compilations - compiled
                 self.statistics.compile_seconds += program.counters.seconds - seconds
-            self._native.used(found, path)
-            self._limit()
-            return call.finish(found.tree, path, values, inputs, leaves)
+            return found, path, values, inputs
 
     def _specialise(
         self, key: Key, leaves: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -470,6 +483,20 @@ class CompiledFunction(Inspection):
             found, _ = self._known(key, leaves)
             return [found or self._specialise(key, leaves, args, kwargs)[0]]
 
+    def _computed(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Specialisation, Run]:
+        args, kwargs = self._binder.bind(args, kwargs)
+        leaves = CallLeaves(args, kwargs)
+        self._describe(args, kwargs, leaves)
+        key = self._key(leaves, args, kwargs)
+        with self._lock:
+            found, inputs = self._known(key, leaves)
+            if found is None or inputs is None:
+                found, inputs = self._specialise(key, leaves, args, kwargs)
+            found, _, values, _ = self._run_through(found, inputs, None, leaves, args, kwargs)
+            return found, values
+
     def _key(self, leaves: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key:
         """The key of a call, in the one form that it has in `__call__`."""
         plain = all(
@@ -540,8 +567,11 @@ def compile(
     machine code. Python's `if`, `while` and `for` on tensor values work: each new outcome is traced
     once. Past `max_traces` traces one warning says what differs, and the least recently used go.
     Loops become native loops, however often they run; with `roll=False` each number of iterations
-    is traced by itself. A loop whose gradient would save more than `memory_budget` bytes runs in
-    blocks, and backward runs each block once more; None saves all.
+    is traced by itself.
+
+    `memory_budget` bounds the bytes that are saved for the gradient besides the function's inputs
+    and results: backward computes more of what forward did. A loop that would save more runs in
+    blocks, and backward runs each block once more. None saves what is cheaper saved than computed.
     """
     if function is None:
         return functools.partial(

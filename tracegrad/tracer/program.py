@@ -14,7 +14,7 @@ from tracegrad.config import config
 from tracegrad.ir.differentiate import joint_graph
 from tracegrad.ir.graph import Graph, Node
 from tracegrad.ir.partition import Saved, cut
-from tracegrad.ir.passes import eliminate, optimize, rewrite_everywhere
+from tracegrad.ir.passes import eliminate, expand_everywhere, optimize, rewrite_everywhere
 from tracegrad.ir.printer import text
 from tracegrad.ir.structure import structural_key
 from tracegrad.log import dump, log
@@ -67,8 +67,10 @@ def executable_for(graph: Graph, layouts: tuple[Layout, ...]) -> Executable:
 
 
 def without_detach(graph: Graph) -> Graph:
-    """The graph after differentiation, when cuts of the gradient have done their work."""
-    return rewrite_everywhere(graph, _undetached)
+    """The graph after differentiation, when cuts of the gradient have done their work: also those
+    within composite ops, so that forward and backward have what they compute in common.
+    """
+    return rewrite_everywhere(expand_everywhere(graph), _undetached)
 
 
 def _undetached(node: Node) -> Node | None:
@@ -103,7 +105,13 @@ class Program:
         if any(wrt) and any(given):
             joint, present = joint_graph(graph, wrt, given, memory_budget=memory_budget)
             joint = optimize(without_detach(joint))
-            parts = cut(joint, len(graph.inputs), len(graph.outputs), present)
+            parts = cut(
+                joint,
+                len(graph.inputs),
+                len(graph.outputs),
+                present,
+                memory_budget=memory_budget,
+            )
             self.saved = parts.saved
             self.present = parts.present
             self.backward_graph = parts.backward
@@ -149,7 +157,7 @@ def program_for(
 ) -> Program:
     """The program of a segment; segments of equal structure share it.
 
-    `memory_budget`: bytes that the gradient of a loop may save.
+    `memory_budget`: bytes that the gradient of a loop may save, and that of what is no loop.
     """
     key = (structural_key(graph), wrt, given, layouts, memory_budget)
     with _lock:
