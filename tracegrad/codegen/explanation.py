@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tracegrad.codegen.affine import VIEWS
-from tracegrad.codegen.lowering import Address, Fold, Let, Lowered, Store, lower
+from tracegrad.codegen.instructions import Address, Fold, Let, Lowered, Store
+from tracegrad.codegen.lowering import lower
 from tracegrad.codegen.steps import Buffer, Call, Kernel, Region, Root, Schedule, Step
 from tracegrad.codegen.text import Launch
 from tracegrad.ir.graph import Graph, Node
