@@ -16,6 +16,7 @@ from tracegrad.ir.graph import Graph, Node
 from tracegrad.ir.partition import Saved, cut
 from tracegrad.ir.passes import eliminate, expand_everywhere, optimize, rewrite_everywhere
 from tracegrad.ir.printer import text
+from tracegrad.ir.recomputation import without_checkpoints
 from tracegrad.ir.structure import structural_key
 from tracegrad.log import dump, log
 from tracegrad.tracer.zeros import without_cotangents
@@ -114,10 +115,12 @@ class Program:
             )
             self.saved = parts.saved
             self.present = parts.present
-            self.backward_graph = parts.backward
-            self.forward_graph = eliminate(parts.forward)
+            self.backward_graph = without_checkpoints(parts.backward)
+            forward = without_checkpoints(parts.forward)
+            simple = forward is parts.forward
+            self.forward_graph = eliminate(forward) if simple else optimize(forward)
         else:
-            self.forward_graph = optimize(without_detach(graph))
+            self.forward_graph = optimize(without_checkpoints(without_detach(graph)))
         self.forward = executable_for(self.forward_graph, layouts)
 
     def backward(self, mask: tuple[bool, ...]) -> Executable:
