@@ -111,6 +111,30 @@ def test_kernels_of_programs(interpreted, function, arguments, forward, backward
     assert len(second) <= backward
 
 
+@pytest.mark.parametrize(
+    ("function", "read", "written"),
+    [
+        (lambda x: x.sum(0), 600_000, 2_000),
+        (lambda x: x.T + 1.0, 600_000, 600_000),
+        # Half of the rows; and rows that are read twice count once.
+        (lambda x: x[::2] * 2.0, 300_000, 300_000),
+        (lambda x: x[1:] - x[:-1], 600_000, 598_000),
+        (lambda x: x - x[:, :1], 600_000, 600_000),
+        (lambda x: tg.cumsum(x, 0), 600_000, 600_000),
+    ],
+)
+def test_bytes_of_kernels(interpreted, function, read, written):
+    (kernel,), _ = programs_of(function, tg.rand(300, 500))
+    assert (kernel.read_bytes, kernel.written_bytes) == (read, written)
+
+
+def test_a_kernel_says_what_it_fuses(interpreted):
+    (kernel,), _ = programs_of(lambda x: tg.exp(x - x.amax(1, keepdim=True)).sum(1), tg.rand(9, 7))
+    assert kernel.ops == ("amax", "sub", "exp", "sum")
+    assert kernel.passes == 2
+    assert kernel.text == "amax sub exp sum over 9x7, reducing 7 in 2 passes"
+
+
 def test_the_chain_reads_its_input_and_writes_its_gradient(interpreted):
     (x,) = tensors((1 << 20,))
     kernels, _ = programs_of(tg.value_and_grad(chain), x.detach())

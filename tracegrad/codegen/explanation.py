@@ -28,7 +28,7 @@ class Explanation:
     over           The sizes of its loops, or of the operands of a library call.
     read_bytes     What it reads of arrays in memory, each element once.
     written_bytes  What it writes.
-    passes         How often it walks over what it reduces.
+    passes         How often it walks over what it reduces, a row after the other.
 
     Of control flow, the bytes are those of its arrays, once, however often it runs.
     """
@@ -92,10 +92,11 @@ def _of_kernel(kernel: Kernel, planned: Schedule) -> Explanation:
     over = "over " + ("x".join(map(str, kernel.domain)) or "1")
     if kernel.axes:
         over += f", reducing {'x'.join(str(kernel.domain[i]) for i in kernel.axes)}"
-    passes = sum(bool(block.code) for block in lowered.passes)
-    return Explanation(
-        _fused(kernel.roots, planned), over, _bytes(read), _bytes(written), max(passes, 1)
-    )
+    passes = max(sum(bool(block.code) for block in lowered.passes), 1)
+    if passes > 1:
+        over += f" in {passes} passes"
+    ops = _fused(kernel.roots, planned)
+    return Explanation(ops, over, _bytes(read), _bytes(written), passes)
 
 
 def _addresses(lowered: Lowered) -> Iterator[tuple[Address, bool]]:

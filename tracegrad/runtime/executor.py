@@ -59,9 +59,9 @@ Layout = tuple[int, ...] | None
 # vectors. A thread takes at least so much: measured with two threads, x * x + x of 32,768 float32
 # takes 2.7 us in one and 2.9 in both, of 65,536 5.3 and 4.0.
 GRAIN = 1 << 15
-# With less than so much in steps for threads, a program has none: to wake a thread that sleeps takes
-# some 20 us. A call with x * x + x of 262,144 float32 takes 29 us in one thread and 18 in two when
-# calls follow each other, 33 and 37 after a pause; of 524,288 48 and 26, 61 and 54.
+# With less than so much in steps for threads, a program has none: to wake a thread that sleeps
+# takes some 20 us. A call with x * x + x of 262,144 float32 takes 29 us in one thread and 18 in two
+# when calls follow each other, 33 and 37 after a pause; of 524,288 48 and 26, 61 and 54.
 THREADED = 1 << 18
 # A profile takes at least so many rounds, and so many seconds.
 _ROUNDS = 5

@@ -495,7 +495,10 @@ class CompiledFunction(Inspection):
             if found is None or inputs is None:
                 found, inputs = self._specialise(key, leaves, args, kwargs)
             found, _, values, _ = self._run_through(found, inputs, None, leaves, args, kwargs)
-            return found, values
+        for occurrence, _ in values.steps:
+            # This was no call.
+            occurrence.hits -= 1
+        return found, values
 
     def _key(self, leaves: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key:
         """The key of a call, in the one form that it has in `__call__`."""
