@@ -186,6 +186,33 @@ def test_a_program_of_forward_and_backward_holds_less(interpreted):
     assert held[1] < 12 * 4 * 32 * 32
 
 
+def test_a_rolled_loop_saves_what_it_carries(interpreted, arrays):
+    def deep(inside):
+        def loss(x, w):
+            for _ in range(20):
+                x = inside(x, w)
+            return (x * x).sum()
+
+        return loss
+
+    expected = gradients(deep(layer), arrays)
+    saved = []
+    for inside in (layer, tg.checkpoint(layer)):
+        compiled = tg.compile(deep(inside))
+        assert_close(gradients(compiled, arrays), expected)
+        program = compiled.specialisations[0].tree.root.program
+        (loop,) = (x for x in program.forward_graph.nodes if x.op.name == "while_loop")
+        saved.append(sum(loop.params["saves"]))
+    assert saved[1] == 1 < saved[0]
+
+
+def test_a_budget_of_nothing_saves_the_inputs(interpreted, arrays):
+    compiled = tg.compile(plain, memory_budget=0)
+    assert_close(gradients(compiled, arrays), gradients(plain, arrays))
+    program = compiled.specialisations[0].tree.root.program
+    assert {s.kind for s in program.saved} == {"input"}
+
+
 def test_the_tape_has_one_node(arrays):
     x, w = (tg.tensor(a, requires_grad=True) for a in arrays)
     y = tg.checkpoint(layer)(x, w)
