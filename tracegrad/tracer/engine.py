@@ -117,8 +117,6 @@ def run_on_ends(tensor: Tensor, keep: bool) -> bool:
             return False
         if leaf._accumulator is not None and leaf._accumulator() is not None:
             return False
-    if len(leaves) > 1 and len(set(map(id, leaves))) != len(leaves):
-        return False
     found = node.run_alone(tensor._output_nr, _one(tensor._array.dtype, tensor._array.shape))
     if not keep:
         node.release()
@@ -127,7 +125,8 @@ def run_on_ends(tensor: Tensor, keep: bool) -> bool:
             continue
         old = leaf._grad
         if old is None:
-            gradient._fresh = False
+            if gradient._fresh:
+                gradient._fresh = False
             leaf._grad = gradient
         else:
             np.add(old._array, gradient._array, out=old._array)
