@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from tracegrad.ir.interpret import interpret
-from tracegrad.tracer import call_backward, program
-from tracegrad.tracer import compile as compiling
+from tracegrad.tracer import call_backward, compiled_function, program
 
 
 class Interpreted:
@@ -38,5 +37,5 @@ def interpreted(monkeypatch):
     monkeypatch.setattr(program, "executable_for", Interpreted)
     monkeypatch.setattr(program, "_programs", OrderedDict())
     # Nor is a known call made native, which would run the machine code.
-    monkeypatch.setattr(compiling, "PATIENCE", -1)
+    monkeypatch.setattr(compiled_function, "PATIENCE", -1)
     monkeypatch.setattr(call_backward, "PATIENCE", -1)

@@ -210,7 +210,7 @@ def test_a_trace_that_another_thread_has_made_is_used(interpreted):
 
 def test_a_change_between_a_run_and_its_end_counts(interpreted, monkeypatch):
     """Another thread adds a path, for which the segment computes more than before."""
-    from tracegrad.tracer import compile as compiling
+    from tracegrad.tracer import compiled_function
 
     @tg.compile
     def f(x):
@@ -220,15 +220,15 @@ def test_a_change_between_a_run_and_its_end_counts(interpreted, monkeypatch):
 
     x = tg.tensor([0.5, 2.0], requires_grad=True)
     f(x)
-    run = compiling.run
+    run = compiled_function.run
 
     def interrupted(*arguments):
-        monkeypatch.setattr(compiling, "run", run)
+        monkeypatch.setattr(compiled_function, "run", run)
         result = run(*arguments)
         f(-x.detach())
         return result
 
-    monkeypatch.setattr(compiling, "run", interrupted)
+    monkeypatch.setattr(compiled_function, "run", interrupted)
     f(x).backward()
     np.testing.assert_allclose(x.grad.numpy(), np.exp(x.detach().numpy()), rtol=1e-6)
 
