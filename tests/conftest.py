@@ -38,9 +38,9 @@ collect_ignore = [] if importlib.util.find_spec("torch") else ["reference"]
 @pytest.fixture(scope="session", autouse=True)
 def known_calls_are_taken_natively_from_the_third_on():
     """Most tests call a function a few times only."""
-    from tracegrad.tracer import compile as compiling
+    from tracegrad.tracer import compiled_function
 
-    compiling.PATIENCE = 1
+    compiled_function.PATIENCE = 1
     yield
 
 

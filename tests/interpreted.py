@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tracegrad.ir.interpret import interpret
-from tracegrad.tracer import program
+from tracegrad.tracer import call_backward, compiled_function, program
 
 
 class Interpreted:
@@ -15,8 +15,6 @@ class Interpreted:
     kernels = ()
     source = ""
     compile_seconds = 0.0
-    # Not for native calls.
-    is_serial = False
 
     def __init__(self, graph, layouts):
         self.graph = graph
@@ -38,3 +36,6 @@ def interpreted(monkeypatch):
     """
     monkeypatch.setattr(program, "executable_for", Interpreted)
     monkeypatch.setattr(program, "_programs", OrderedDict())
+    # Nor is a known call made native, which would run the machine code.
+    monkeypatch.setattr(compiled_function, "PATIENCE", -1)
+    monkeypatch.setattr(call_backward, "PATIENCE", -1)

@@ -274,6 +274,30 @@ def test_a_deep_chain_is_cut_into_kernels_of_bounded_size(readers: int) -> None:
     assert len({info.name for info in kernels}) <= 6
 
 
+@pytest.mark.parametrize("name", ["argmax", "argmin"])
+@pytest.mark.parametrize("dtype", ["float32", "int32", "bool"])
+def test_positions_of_extremes_in_long_rows(name: str, dtype: str) -> None:
+    """The first of equals, the first NaN before all, over any axes."""
+    x = np.random.default_rng(1).integers(-3, 4, (5, 70, 3)).astype(dtype)
+    if dtype == "float32":
+        x[1, 20, 1] = x[1, 30, 1] = np.nan
+        x[2, :, 2] = -np.inf
+        x[3, :, 0] = np.inf
+
+    def build(x: Node) -> list[Node]:
+        return [
+            OPS[name](x, axes=axes, keepdims=keepdims)
+            for axes, keepdims in (
+                ((1,), False),
+                ((1, 2), True),
+                ((0, 1), False),
+                ((0, 1, 2), True),
+            )
+        ]
+
+    check(build, x)
+
+
 def test_indices_that_are_computed_themselves() -> None:
     def build(x: Node, base: Node) -> list[Node]:
         order = OPS["argsort"](x, axis=0, descending=False, stable=True)
@@ -294,7 +318,7 @@ def test_temporaries_share_memory() -> None:
     assert compiled._arena <= 3 * 16 * 16 * 8
 
 
-@pytest.mark.parametrize("shape", [(200_000,), (600, 500), (2, 100_000)])
+@pytest.mark.parametrize("shape", [(300_000,), (600, 500), (3, 100_000)])
 def test_threads_change_no_bit(shape: tuple[int, ...]) -> None:
     from tracegrad.runtime.program import get_num_threads, set_num_threads
 

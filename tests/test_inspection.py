@@ -87,6 +87,79 @@ def test_explain_tells_why(loss):
     assert "bytes saved for backward" in text
 
 
+KERNEL = re.compile(r"    k[0-9a-f]{8} (.+): ([\d,]+) bytes read, ([\d,]+) written")
+
+
+def kernels_of(text):
+    """What each kernel fuses, the bytes that it reads and writes, and what follows."""
+    found = []
+    for line in text.splitlines():
+        match = KERNEL.match(line)
+        if match:
+            read, written = (int(match[i].replace(",", "")) for i in (2, 3))
+            found.append((match[1], read, written, line[match.end() :]))
+    return found
+
+
+def test_explain_lists_kernels_and_what_is_saved(loss):
+    loss(*arguments()).backward()
+    text = loss.explain()
+    assert "segment 0, forward: 2 kernels\n" in text
+    assert "segment 0, backward:" in text
+    product, rest, *backward = kernels_of(text)
+    # x: f32[4, 3] and w: f32[3, 2] make 8 values, which are reduced to one.
+    assert product == ("matmul of [4, 3], [3, 2]", 4 * 12 + 4 * 6, 4 * 8, "")
+    assert rest[0].startswith("tanh ")
+    assert " sum " in rest[0]
+    assert rest[0].endswith(" over 4x2, reducing 4x2")
+    assert rest[1] == 4 * 8
+    assert backward[-1][0].startswith("matmul of ")
+    saved = text[text.index("segment 0 saves") :]
+    assert "saves 2 values" in saved
+    assert "    input x: f32[4, 3], 48 bytes" in saved
+    assert re.search(r"    (tanh|matmul): f32\[4, 2\], 32 bytes at test_inspection.py:\d+", saved)
+
+
+def test_explain_of_arguments_measures_and_changes_nothing():
+    @tg.compile
+    def step(w, x):
+        w.data.mul_(2.0)
+        return (w * x + tg.rand(3)).sum()
+
+    w, x = tg.ones(3, requires_grad=True), tg.full((3,), 4.0)
+    tg.manual_seed(5)
+    before = step.explain(w, x)
+    assert w.tolist() == [1, 1, 1]
+    assert step.statistics.calls == 0
+    assert " 0 hits, return" in before
+    drawn = tg.rand(2).tolist()
+    tg.manual_seed(5)
+    assert tg.rand(2).tolist() == drawn
+    for fused, _, _, rest in kernels_of(before):
+        assert fused
+        assert re.fullmatch(r", \d+\.\d us, \d+%", rest)
+    shares = [int(rest.rpartition(" ")[2][:-1]) for *_, rest in kernels_of(before)]
+    assert 99 <= sum(shares) <= 101
+    assert re.search(r"segment 0, forward: \d+ kernels in \d+\.\d us", before)
+    assert re.search(r"segment 0, backward: \d+ kernels in \d+\.\d us", before)
+    value = step(w, x)
+    assert w.tolist() == [2, 2, 2]
+    value.backward()
+    assert w.grad.tolist() == [4, 4, 4]
+
+
+def test_explain_of_arguments_follows_their_path():
+    @tg.compile
+    def f(x):
+        return x * 2 if x.sum() > 0 else x - 1
+
+    f(tg.ones(2))
+    text = f.explain(-tg.ones(2))
+    assert "2 paths" in text
+    assert [fused.split()[0] for fused, *_ in kernels_of(text)] == ["sum", "sub"]
+    assert "segment 2, forward" in text
+
+
 def test_explain_shows_conditions_with_their_lines():
     @tg.compile
     def f(x):

@@ -217,3 +217,78 @@ def test_sizes_of_gigabytes_do_not_overflow_the_flow() -> None:
 
     parts = split(build(function, (50000, 50000), (50000, 50000)))
     assert {s.kind for s in parts.saved} == {"input", "output"}
+
+
+def saved_beside(parts: Partition) -> int:
+    """Bytes that forward keeps besides its one result and its inputs."""
+    return sum(x.type.nbytes for x in parts.forward.outputs[1:])
+
+
+def test_a_chain_of_functions_saves_its_input_alone() -> None:
+    def function(x: Node) -> Node:
+        for name in ("tanh", "exp", "sin", "tanh", "sigmoid"):
+            x = OPS[name](x)
+        return total(x)
+
+    # To compute five functions again costs less than to write and read five arrays.
+    parts = split(build(function, (1 << 20,)))
+    assert parts.saved == (Saved("input", 0),)
+
+
+def test_layer_norm_saves_its_input_and_numbers_of_each_row() -> None:
+    def function(x: Node, w: Node, b: Node, t: Node) -> Node:
+        y = OPS["layer_norm"](x, w, b, axes=(1,), eps=1e-5)
+        return total(OPS["tanh"](y) * t)
+
+    rows, columns = 512, 1024
+    parts = split(build(function, (rows, columns), (columns,), (columns,), (rows, columns)))
+    names = [parts.forward.inputs[s.index].params["name"] for s in parts.saved if s.kind == "input"]
+    assert names == ["x0", "x1", "x2", "x3"]
+    assert saved_beside(parts) <= 2 * 4 * rows
+
+
+def mlp(x: Node, *weights: Node) -> Node:
+    for w in weights:
+        x = OPS["tanh"](OPS["matmul"](x, w))
+    return total(x)
+
+
+def test_a_budget_bounds_what_is_saved() -> None:
+    layers, rows, width = 4, 48, 32
+    graph = build(mlp, (rows, width), *[(width, width)] * layers)
+    wrt = [True] * len(graph.inputs)
+    whole = partition(graph, wrt, [True])
+    one = 4 * rows * width
+    assert saved_beside(whole) == layers * one
+    assert [x.op.name for x in whole.backward.nodes].count("matmul") == 2 * layers
+    random = np.random.default_rng(0)
+    arrays = [random.normal(size=x.shape).astype(np.float32) / 6 for x in graph.inputs]
+    cotangent = [np.ones((), np.float32)]
+    expected = run(whole, arrays, cotangent)
+    products = []
+    for budget in (3 * one, 2 * one, 0):
+        parts = partition(graph, wrt, [True], memory_budget=budget)
+        assert saved_beside(parts) <= budget
+        products.append([x.op.name for x in parts.backward.nodes].count("matmul"))
+        for a, b in zip(run(parts, arrays, cotangent), expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    # Less memory costs more products, but never more than the forward pass once more.
+    assert 2 * layers < products[0] <= products[1] <= products[2] == 3 * layers
+    assert partition(graph, wrt, [True], memory_budget=layers * one).saved == whole.saved
+
+
+def test_a_budget_recomputes_what_costs_least() -> None:
+    def function(x: Node, w: Node) -> Node:
+        wide = OPS["matmul"](x, w)
+        s = OPS["sum"](OPS["exp"](x), axes=(1,), keepdims=True)
+        return total(OPS["log"](s) * OPS["tanh"](wide))
+
+    graph = build(function, (256, 512), (512, 8))
+    # The product is small and dear: it stays, and the sum, which is smaller still, as well.
+    parts = partition(graph, [True, True], [True], memory_budget=256 * 8 * 4 + 256 * 4)
+    assert saved_beside(parts) > 0
+    backward = [x.op.name for x in parts.backward.nodes]
+    assert backward.count("matmul") == 2
+    none = partition(graph, [True, True], [True], memory_budget=0)
+    assert saved_beside(none) == 0
+    assert [x.op.name for x in none.backward.nodes].count("matmul") == 3

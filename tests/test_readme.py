@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import tracegrad as tg
-from tracegrad.tracer.compile import CompiledFunction
+from tracegrad.tracer.compiled_function import CompiledFunction
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

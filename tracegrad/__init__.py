@@ -70,6 +70,7 @@ from tracegrad.tracer.limits import finfo, iinfo
 from tracegrad.tracer.loops import fori_loop, map, scan, while_loop
 from tracegrad.tracer.printing import set_printoptions
 from tracegrad.tracer.promotion import get_default_dtype, result_type, set_default_dtype
+from tracegrad.tracer.recomputation import checkpoint
 from tracegrad.tracer.tensor import Size, Tensor
 from tracegrad.tracer.threads import get_num_threads, set_num_threads
 from tracegrad.tracer.transforms import grad, hessian, jacfwd, jacrev, jvp, value_and_grad, vjp
@@ -107,6 +108,7 @@ __all__ = [
     "bool_",
     "breakpoint_if",
     "clear_cache",
+    "checkpoint",
     "compile",
     "cond",
     "debug_print",

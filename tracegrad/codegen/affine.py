@@ -154,12 +154,17 @@ def _through_reshape(node: Node, index: Index, loops: Shape) -> Index | None:
     return split(linear, source, loops) if source else ()
 
 
+def _through_after(node: Node, index: Index, loops: Shape) -> Index:
+    return index
+
+
 _THROUGH: dict[str, Callable[[Node, Index, Shape], Index | None]] = {
     "transpose": _through_transpose,
     "broadcast_to": _through_broadcast,
     "slice": _through_slice,
     "flip": _through_flip,
     "reshape": _through_reshape,
+    "after": _through_after,
 }
 
 VIEWS = frozenset(_THROUGH)

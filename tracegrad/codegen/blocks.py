@@ -79,7 +79,7 @@ def plan_block(
         scheduler.visit(wanted)
         scheduler.handed_over.update(graph.outputs)
         exchange = _settle(scheduler, graph, sinks)
-        scheduler.drop_private()
+        scheduler.mark_private()
         block = Block(scheduler.steps, scheduler.places, scheduler.known, exchange, apart)
         return block, scheduler.uses_scratch
 

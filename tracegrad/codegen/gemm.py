@@ -34,9 +34,9 @@ TILED_OPERAND = 1 << 16
 # its own threads from the same size on.
 STRIP_PRODUCT = 1 << 18
 _STRIP = 16
-# So many multiplications of a product of matrices cost as much as one element of a simple loop,
-# which waits for memory. With a vector each multiplication needs an element of its own.
-_REUSE = 16
+# So many multiplications of a product of matrices cost as much as one element of a simple loop.
+# With a vector each multiplication needs an element of its own.
+_REUSE = 4
 
 _BLAS, _LOOPS, _TILES = 0, 1, 2
 

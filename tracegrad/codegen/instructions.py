@@ -76,10 +76,16 @@ class Block:
 
 @dataclass
 class Lowered:
-    """A kernel's instructions. `rows[s + 1]` runs after pass `s`; `rows[0]` before all passes."""
+    """A kernel's instructions. `rows[s + 1]` runs after pass `s`; `rows[0]` before all passes.
+
+    `column`: sums grow in memory, at the addresses `totals`, and not in registers. `costly`: how
+    many functions such as exp are computed for each element.
+    """
 
     kernel: Kernel
     passes: list[Block]
     rows: list[Block]
     constants: list[tuple[str, Any, DType]]
     column: bool
+    totals: list[Address]
+    costly: int

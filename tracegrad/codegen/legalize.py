@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tracegrad.codegen.positions import is_search, searched
 from tracegrad.codegen.stages import in_rows, in_stages, is_whole, neighbours
 from tracegrad.ir.graph import Builder, Graph, Node, scalar_value
 from tracegrad.ir.op import OPS
@@ -10,7 +11,8 @@ from tracegrad.ir.ops.control import graphs_of, is_control, with_graphs
 
 def legalize(graph: Graph) -> Graph:
     """`graph` with integer and float16 products as sums, large whole-array reductions in two
-    stages, and one element of each computed row taken or placed by comparing positions.
+    stages, positions of extremes as reductions, and one element of each computed row taken or
+    placed by comparing positions.
     """
     rows = neighbours(graph)
     with Builder(graph.name) as builder:
@@ -30,6 +32,8 @@ def legalize(graph: Graph) -> Graph:
             inputs = [whole(x) for x in node.inputs]
             if node.op.name == "matmul" and node.dtype.name not in ("float32", "float64"):
                 new[node] = product_as_sum(*inputs)
+            elif is_search(node):
+                new[node] = searched(node, inputs[0])
             elif is_whole(node):
                 new[node] = in_stages(node, new[node.inputs[0]])
             elif is_control(node):

@@ -48,7 +48,7 @@ def lenders(
     free = {
         position: root
         for position, root in enumerate(roots)
-        if root.target is not None
+        if not root.private
         and not (root.fold or root.indices or root.accumulate)
         and squeeze(root.value.shape) == lowered.kernel.domain
         and uses[root.target.buffer] == 1
@@ -59,7 +59,6 @@ def lenders(
             # What is there is overwritten when the lender is stored.
             in_time = (pass_of[lender.node], position) >= (last, by)
             if in_time and lender.value.dtype is root.value.dtype and not _is_narrow(root):
-                assert lender.target is not None
                 lent[node] = lender.target
                 del free[position]
                 break

@@ -34,7 +34,8 @@ from tracegrad.codegen.instructions import (
     Store,
 )
 from tracegrad.codegen.lending import Repeat, lenders
-from tracegrad.codegen.placement import view_of
+from tracegrad.codegen.loop_order import prefers_columns
+from tracegrad.codegen.placement import COSTLY, view_of
 from tracegrad.codegen.steps import Kernel, Root
 from tracegrad.ir.graph import Node, scalar_value
 from tracegrad.ir.intervals import Interval, stays_within
@@ -47,16 +48,27 @@ def lower(
     known: Mapping[Node, Interval],
     prefix: str = "",
     apart: Set[Node] = frozenset(),
+    inline: bool = False,
 ) -> Lowered:
     """The instructions of `kernel`; `places` tells where the values in memory are.
 
     `known`: intervals of integers. `prefix` begins every name, where several kernels share a
-    function. `apart`: sums that no product is fused into.
+    function, and `inline` says that it is part of one. `apart`: sums that no product is fused into.
     """
-    first = _Lowering(kernel, places, known, prefix, apart, {})
+    column = kernel.is_column and not any(_needs_register(root) for root in kernel.roots)
+    first = _Lowering(kernel, places, known, prefix, apart, column, {})
     lowered = first.run()
     lent = lenders(lowered, first.repeated, first.stage_of_root)
-    return _Lowering(kernel, places, known, prefix, apart, lent).run() if lent else lowered
+    if not inline:
+        column = prefers_columns(lowered)
+    if lent or column != lowered.column:
+        lowered = _Lowering(kernel, places, known, prefix, apart, column, lent).run()
+    return lowered
+
+
+def _needs_register(root: Root) -> bool:
+    """Whether memory cannot hold the accumulator of a reduction."""
+    return root.fold and (root.node.dtype.name == "float16" or root.node.op.name.startswith("arg"))
 
 
 class _Lowering:
@@ -67,8 +79,10 @@ class _Lowering:
         known: Mapping[Node, Interval],
         prefix: str,
         apart: Set[Node],
+        column: bool,
         lent: Mapping[Node, View],
     ) -> None:
+        self.column = column
         self.lent = lent
         self.repeated: list[Repeat] = []
         self.position = 0
@@ -85,13 +99,7 @@ class _Lowering:
         self.rows: list[Block] = [Block()]
         self.constants: dict[Any, tuple[str, Any, DType]] = {}
         self.count = 0
-        self.column = kernel.is_column
-        if self.column and any(
-            root.fold and (root.node.dtype.name == "float16" or root.node.op.name.startswith("arg"))
-            for root in kernel.roots
-        ):
-            # Memory cannot hold the accumulator: walk each column instead.
-            self.column = False
+        self.costly = 0
 
     def run(self) -> Lowered:
         for position, root in enumerate(self.kernel.roots):
@@ -100,7 +108,13 @@ class _Lowering:
         while len(self.rows) <= len(self.passes):
             self.rows.append(Block())
         return Lowered(
-            self.kernel, self.passes, self.rows, list(self.constants.values()), self.column
+            self.kernel,
+            self.passes,
+            self.rows,
+            list(self.constants.values()),
+            self.column,
+            [self.row_address(root) for root in self.kernel.roots if root.fold],
+            self.costly,
         )
 
     def lower_root(self, root: Root) -> None:
@@ -142,14 +156,14 @@ class _Lowering:
             axes = root.node.params["axes"]
             strides = row_major(tuple(shape[i] for i in axes))
             linear = dot(tuple(index[i] for i in axes), strides, self.rank)
-            target = self.row_address(root) if root.target is not None else None
+            target = self.row_address(root) if self.is_stored(root) else None
             accumulator = f"{self.prefix}r{len(self.stage_of_root)}"
             block.code.append(Fold(accumulator, name, root.node, linear, target))
             self.row_block(self.stage_of_root[root.node]).known[root.node] = accumulator
             if target is not None and not self.column:
                 row = self.row_block(self.stage_of_root[root.node])
                 row.code.append(Store(target, accumulator))
-        elif root.target is not None:
+        elif self.is_stored(root):
             gathered: list[tuple[str, int, int | None]] = []
             target_view = root.target
             if root.indices:
@@ -177,9 +191,12 @@ class _Lowering:
         """How many leading axes of a scattered value are the broadcast shape of its indices."""
         return max((x.ndim for x in root.indices), default=0)
 
+    def is_stored(self, root: Root) -> bool:
+        """Whether a root's value is put into its memory; sums of columns grow there."""
+        return not root.private or self.column
+
     def row_address(self, root: Root) -> Address:
         """Where a reduction's result goes."""
-        assert root.target is not None
         node = root.node
         index = tuple(self.spread(entry) for entry in identity(node.shape))
         return Address(
@@ -260,7 +277,7 @@ class _Lowering:
         if node in self.places and made is None and (root is None or node is not root.node):
             return self.load(block, self.places[node], index, key)
         if made is not None and self.is_other_block(made, block):
-            if made.target is not None:
+            if self.is_stored(made):
                 return self.load(block, self.places[node], index, key)
             if node in self.lent:
                 return self.load(block, self.lent[node], index, key)
@@ -286,6 +303,7 @@ class _Lowering:
     def compute(self, node: Node, index: Index, block: Block, root: Root | None) -> str:
         key = (node, index)
         name = node.op.name
+        self.costly += name in COSTLY and block in self.passes
         if name == "constant":
             known = self.constant(node)
         elif name in VIEWS:

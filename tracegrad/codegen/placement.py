@@ -114,7 +114,7 @@ class _Choice:
         arrays: dict[Node, frozenset[Node]] = {}
         roots = {x for x in self.graph.outputs if x.op.name not in ("input", "constant")}
         for node in self.graph.nodes:
-            for x in dict.fromkeys(node.inputs):
+            for x in dict.fromkeys(operands_of(node)):
                 readers[x] = readers.get(x, 0) + 1
                 if self.inside and is_scalar_operand(x, node):
                     roots.add(x)
@@ -136,7 +136,7 @@ class _Choice:
                 roots.add(node)
                 weight[node] = 0
                 continue
-            below = [x for x in node.inputs if x not in roots]
+            below = [x for x in operands_of(node) if x not in roots]
             weight[node] = (name != "constant") + sum(weight.get(x, 0) for x in below)
             if name in COSTLY or any(x in costly for x in below):
                 costly.add(node)
@@ -180,12 +180,17 @@ class _Choice:
             roots.add(node)
 
 
+def operands_of(node: Node) -> tuple[Node, ...]:
+    """What a value is computed from, without what it only waits for."""
+    return node.inputs[:1] if node.op.name == "after" else node.inputs
+
+
 def _arrays_read(
     node: Node, roots: set[Node], arrays: dict[Node, frozenset[Node]]
 ) -> frozenset[Node]:
     """The arrays of the node's own size that its expression reads from memory, or some of them."""
     found: set[Node] = set()
-    for x in node.inputs:
+    for x in operands_of(node):
         if len(found) >= _MAX_ARRAYS:
             break
         if x.type.size == node.type.size and x.shape:

@@ -144,7 +144,7 @@ def results_of(step: Kernel | Call) -> set[Buffer]:
     """The buffers that a step writes."""
     if isinstance(step, Call):
         return {step.target.buffer}
-    return {root.target.buffer for root in step.roots if root.target is not None}
+    return {root.target.buffer for root in step.roots if not root.private}
 
 
 class _RegionPrinter:
@@ -233,7 +233,7 @@ class _RegionPrinter:
             return
         self.kernels += 1
         prefix = f"k{self.kernels}"
-        lowered = lower(kernel, block.places, block.known, prefix, block.apart)
+        lowered = lower(kernel, block.places, block.known, prefix, block.apart, inline=True)
         KernelPrinter(lowered, self.text, depth, inline=True, prefix=prefix).print()
 
     def call(self, step: Kernel | Call, block: Block, depth: int) -> None:

@@ -10,7 +10,7 @@ is linear.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tracegrad.codegen import control
@@ -111,6 +111,8 @@ class Scheduler:
         self.steps: list[Step] = []
         self.places: dict[Node, View] = dict(zip(graph.inputs, views, strict=True))
         self.step_of: dict[Node, int] = dict.fromkeys(graph.inputs, -1)
+        # Of a value that waits for others, the first step that may compute it.
+        self.first_step: dict[Node, int] = {}
         self.copies: dict[Node, View] = {}
         self.ops_of: dict[Node, int] = {}
         self.handed_over: set[Node] = set()
@@ -179,7 +181,7 @@ class Scheduler:
                 # An input or a constant that is returned, or a value that is returned twice:
                 # outputs own memory.
                 self.store(node, View(buffer, 0, row_major(node.shape), node.shape), node)
-        self.drop_private()
+        self.mark_private()
         return Schedule(
             self.graph, self.steps, self.places, self.known, inputs, outputs, list(self.buffers)
         )
@@ -207,21 +209,19 @@ class Scheduler:
             return wanted
         return View(self.buffer("temporary", node), 0, row_major(node.shape), node.shape)
 
-    def drop_private(self) -> None:
-        """Take the memory away from temporaries that nobody outside of their own kernel reads."""
+    def mark_private(self) -> None:
+        """Mark the temporaries that nobody outside of their own kernel reads."""
         for step in self.steps:
-            if not isinstance(step, Kernel) or step.is_column:
+            if not isinstance(step, Kernel):
                 continue
             for root in step.roots:
                 private = (
-                    root.target is not None
-                    and root.target.buffer.kind == "temporary"
+                    root.target.buffer.kind == "temporary"
                     and (root.value is root.node or root.fold)
                     and root.origin is None
                     and self.read_by.get(root.node, set()) <= {step.position}
                 )
-                if private and root.node not in self.handed_over:
-                    root.target = None
+                root.private = private and root.node not in self.handed_over
 
     def compute(self, node: Node, target: View) -> None:
         """Add the step that makes `node` and remember where it is."""
@@ -310,6 +310,8 @@ class Scheduler:
             first = False
             name = current.op.name
             if name in VIEWS:
+                if name == "after":
+                    self.wait(node, current.inputs[1:])
                 source = current.inputs[0]
                 pulled = through(current, index, loops)
                 if pulled is None:
@@ -330,6 +332,20 @@ class Scheduler:
                     work.append((x, align(index, current.shape, x.shape)))
         self.ops_of[node] = len(seen)
         return list(found)
+
+    def wait(self, value: Node, others: Sequence[Node]) -> None:
+        """Compute a value only after what others are made of is in memory."""
+        work = list(others)
+        seen: set[Node] = set()
+        while work:
+            x = work.pop()
+            if x in seen:
+                continue
+            seen.add(x)
+            if x in self.places:
+                self.first_step[value] = max(self.first_step.get(value, 0), self.step_of[x] + 1)
+            else:
+                work.extend(x.inputs)
 
     def items_of(self, node: Node) -> dict[int, Node]:
         """The nodes that take one result of `node`, by the number of the result."""
@@ -407,6 +423,7 @@ class Scheduler:
         domain = squeeze(value.shape)
         ops = self.ops_of.get(value, 1)
         earliest = max((self.step_of[x] for x, _ in reads), default=0)
+        earliest = max(earliest, self.first_step.get(value, 0))
         for step in reversed(self.steps[max(earliest, len(self.steps) - LOOK_BACK, 0) :]):
             if not isinstance(step, Kernel) or step.serial or len(step.roots) >= MAX_ROOTS:
                 continue

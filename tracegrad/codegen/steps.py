@@ -38,17 +38,18 @@ class Root:
 
     `value` is what is computed. A reduction (`fold`) accumulates it and stores the result in
     `target` at the row; `indices` make the store a scatter, `accumulate` one that adds. A copy of
-    what is in memory already reads it at `origin`. `target` is None for a value that only its own
-    kernel reads.
+    what is in memory already reads it at `origin`. A `private` value is one that only its
+    own kernel reads: it is stored where that serves the kernel.
     """
 
     node: Node
     value: Node
-    target: View | None
+    target: View
     indices: tuple[Node, ...] = ()
     fold: bool = False
     accumulate: bool = False
     origin: View | None = None
+    private: bool = False
 
 
 @dataclass(eq=False)

@@ -106,7 +106,6 @@ class Top(Surroundings):
         for home, group in zip(self.homes, leaders, strict=True):
             if leaders.count(group) > 1 and home.settle is not None:
                 (root,) = home.settle.roots
-                assert root.target is not None
                 home.start = Buffer("temporary", home.end.dtype, home.end.size)
                 home.fill = Kernel(home.settle.domain, None)
                 view = whole_view(home.start, root.node.type)

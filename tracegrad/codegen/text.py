@@ -20,7 +20,8 @@ class Launch:
     """A kernel's text, the words it needs, and how far its outermost loop runs.
 
     A word is ("buffer", Buffer), ("view", View) for a buffer from the view's offset on, or ("int",
-    n); `extent` steps of the outermost loop, each of about `work` elements. `threads`: it runs
+    n); `extent` steps of the outermost loop, each of which costs as much as about `work` elements
+    of a simple loop. `threads`: it runs
     steps of its own that are large enough for several threads. `serial`: only one thread may run
     it. `blas`: it calls BLAS.
     """
@@ -34,8 +35,8 @@ class Launch:
     blas: bool = False
 
     def grain(self, least: int) -> int:
-        """The smallest part of the extent that is worth a thread, which takes at least so many
-        elements.
+        """The smallest part of the extent that is worth a thread, which takes at least so much
+        work.
         """
         return self.extent + 1 if self.serial else max(1, least // max(self.work, 1))
 

@@ -32,7 +32,7 @@ from tracegrad.ir.batching_loops import BatchedLoop
 from tracegrad.ir.graph import Builder, Graph, Node
 from tracegrad.ir.loops import LoopBuilder, Made
 from tracegrad.ir.op import OPS
-from tracegrad.ir.ops.control import cond, items, while_loop
+from tracegrad.ir.ops.control import checkpoint, cond, items, while_loop
 from tracegrad.ir.types import TensorType, int64
 
 # How many operations a branch may have to be computed for rows that do not take it.
@@ -48,6 +48,8 @@ def batch_control(
         if loop.possible:
             return loop.append()
         return row_by_row(operands, size, lambda xs: items(while_loop(*xs, **node.params)))
+    if node.op is checkpoint:
+        return _batch_checkpoint(node, operands, size, walk)
     return _batch_cond(node, operands, size, walk)
 
 
@@ -105,6 +107,18 @@ def _batch_cond(node: Node, operands: Sequence[Value], size: int, walk: Walk) ->
     ):
         return _select(index, values, branches, size, walk)
     return row_by_row(operands, size, lambda xs: items(cond(*xs, branches=branches)))
+
+
+def _batch_checkpoint(
+    node: Node, operands: Sequence[Value], size: int, walk: Walk
+) -> tuple[Value, ...]:
+    """One checkpoint for all rows."""
+    body: Graph = node.params["body"]
+    wanted: list[Spread] = [False] * len(body.outputs)
+    graph, made = batched_graph(body, [x.spread for x in operands], wanted, size, walk)
+    found = items(checkpoint(*(x.only for x in operands), body=graph))
+    types = [x.type for x in body.outputs]
+    return tuple(Value(type, x, spread) for type, x, spread in zip(types, found, made, strict=True))
 
 
 def _one_branch(

@@ -217,7 +217,13 @@ FAMILIES: dict[str, Rule] = {
 }
 """Rules by family."""
 
+
+def _after(call: Call) -> Node:
+    return OPS["after"](call.whole(0), *call.xs[1:])
+
+
 RULES: dict[str, Callable[[Call], Node | None]] = {
+    "after": _after,
     "reshape": _reshape,
     "transpose": _transpose,
     "broadcast_to": _broadcast_to,

@@ -15,8 +15,9 @@ from tracegrad.ir.differentiate import joint_graph
 from tracegrad.ir.graph import Builder, Graph, Node, inline
 from tracegrad.ir.loops import elements
 from tracegrad.ir.ops.control import cond, item, unset
-from tracegrad.ir.partition import Partition, body_prices, cut
+from tracegrad.ir.partition import Partition, cut
 from tracegrad.ir.passes import optimize
+from tracegrad.ir.prices import body_prices
 from tracegrad.ir.reading import PricesOfReading, prices_of_reading
 from tracegrad.ir.types import StackType, Type
 

@@ -10,7 +10,7 @@ from tracegrad.ir.branch_reduction import reduce_branches
 from tracegrad.ir.graph import Builder, Graph, Node
 from tracegrad.ir.loop_reduction import Results, reduce_loop
 from tracegrad.ir.loops import Loop
-from tracegrad.ir.ops.control import is_control, item, while_loop
+from tracegrad.ir.ops.control import checkpoint, is_control, item, while_loop
 
 
 def has_control(graph: Graph) -> bool:
@@ -22,6 +22,8 @@ def reduce_control(graph: Graph) -> Graph:
     """Loops and branches without what is dead in them, constant or known from outside."""
 
     def reduce(node: Node, used: set[int]) -> Results | None:
+        if node.op is checkpoint:
+            return None
         return reduce_loop(node, used) if node.op is while_loop else reduce_branches(node, used)
 
     return rewrite_control(graph, reduce)

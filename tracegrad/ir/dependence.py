@@ -13,7 +13,7 @@ from tracegrad.ir.cotangents import has_cotangent
 from tracegrad.ir.graph import Graph, Node
 from tracegrad.ir.loops import Loop
 from tracegrad.ir.op import _NonDifferentiable
-from tracegrad.ir.ops.control import cond, item, while_loop
+from tracegrad.ir.ops.control import checkpoint, cond, item, while_loop
 
 _found: WeakKeyDictionary[Graph, tuple[int, ...]] = WeakKeyDictionary()
 
@@ -37,6 +37,8 @@ def _dependence(graph: Graph) -> tuple[int, ...]:
             results[node] = _of_loop(Loop.of(node), inputs)
         elif node.op is cond:
             results[node] = _of_branches(node.params["branches"], inputs[1:])
+        elif node.op is checkpoint:
+            results[node] = _of_branches([node.params["body"]], inputs)
         elif node.op is item and node.inputs[0] in results:
             reached[node] = results[node.inputs[0]][node.params["index"]]
             continue

@@ -17,7 +17,7 @@ from tracegrad.ir.families import unbroadcast
 from tracegrad.ir.graph import Builder, Graph, Node, inline
 from tracegrad.ir.masking import Masked, add, peel
 from tracegrad.ir.op import OPS, Op, _NonDifferentiable
-from tracegrad.ir.ops.control import item, while_loop
+from tracegrad.ir.ops.control import checkpoint, item, while_loop
 from tracegrad.ir.passes import prepare
 from tracegrad.ir.reading import PricesOfReading, prices_of_reading
 from tracegrad.ir.types import StackType, TensorType, Type
@@ -161,7 +161,10 @@ def control_cotangents(
     # Not above: these differentiate the graphs inside, and so need this module.
     from tracegrad.ir.branch_gradient import branch_cotangents
     from tracegrad.ir.loop_gradient import loop_cotangents
+    from tracegrad.ir.recomputation import checkpoint_cotangents
 
+    if node.op is checkpoint:
+        return node, checkpoint_cotangents(node, given, wanted)
     if node.op is while_loop:
         return loop_cotangents(node, given, wanted, again)
     return branch_cotangents(node, given, wanted, again)

@@ -32,19 +32,21 @@ class Loc:
 class Literal:
     """A constant array as a hashable parameter: equal when dtype, shape and bits are equal."""
 
-    __slots__ = ("_key", "array")
+    __slots__ = ("_hash", "_key", "array")
 
     def __init__(self, array: np.ndarray[Any, Any]) -> None:
         # Own, read-only memory: a node is immutable, whatever the user does to the source array.
         self.array = np.array(array, order="C")
         self.array.flags.writeable = False
-        self._key = (self.array.dtype, self.array.shape, self.array.tobytes())
+        self._key = (self.array.dtype.str, self.array.shape, self.array.tobytes())
+        # Every pass looks its nodes up by their parameters.
+        self._hash = hash(self._key)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Literal) and self._key == other._key
 
     def __hash__(self) -> int:
-        return hash(self._key)
+        return self._hash
 
     @property
     def is_scalar(self) -> bool:
@@ -70,7 +72,7 @@ class Node:
     appends to the builder that is current (see `Builder`).
     """
 
-    __slots__ = ("inputs", "loc", "op", "params", "type")
+    __slots__ = ("_frozen", "inputs", "loc", "op", "params", "type")
 
     def __init__(
         self,
@@ -85,6 +87,14 @@ class Node:
         self.params = params
         self.type = type
         self.loc = loc
+        self._frozen: Hashable = None
+
+    @property
+    def frozen_params(self) -> Hashable:
+        """The parameters as a key, worked out once."""
+        if self._frozen is None:
+            self._frozen = frozen_params(self.params)
+        return self._frozen
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -220,12 +230,14 @@ class Builder:
     ) -> Node:
         """The node `op(*inputs, **params)`: an equal one that exists already, or a new one."""
         inputs = tuple(inputs)
-        key = (op, tuple(map(id, inputs)), frozen_params(params))
+        frozen = frozen_params(params)
+        key = (op, tuple(map(id, inputs)), frozen)
         found = self._numbers.get(key)
         if found is not None:
             return found
         type = op.infer(*(node.type for node in inputs), **params)
         node = Node(op, inputs, params, type, loc or self.loc)
+        node._frozen = frozen
         if op.pure:
             self._numbers[key] = node
         self.nodes.append(node)
@@ -240,7 +252,7 @@ class Builder:
 
         For passes: a node that a pass leaves alone needs no copy and no type inference.
         """
-        key = (node.op, tuple(map(id, node.inputs)), frozen_params(node.params))
+        key = (node.op, tuple(map(id, node.inputs)), node.frozen_params)
         found = self._numbers.setdefault(key, node) if node.op.pure else node
         if found is node:
             self.nodes.append(node)
@@ -251,7 +263,7 @@ class Builder:
         del self.nodes[nodes:]
         del self.inputs[inputs:]
         self._numbers = {
-            (node.op, tuple(map(id, node.inputs)), frozen_params(node.params)): node
+            (node.op, tuple(map(id, node.inputs)), node.frozen_params): node
             for node in self.nodes
             if node.op.pure
         }

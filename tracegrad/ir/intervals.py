@@ -18,7 +18,7 @@ import numpy as np
 from tracegrad.ir.graph import Graph, Node, scalar_value
 from tracegrad.ir.linear import Linear, Symbol
 from tracegrad.ir.loops import Loop
-from tracegrad.ir.ops.control import cond, item, while_loop
+from tracegrad.ir.ops.control import cond, graphs_of, item, while_loop
 from tracegrad.ir.types import TensorType
 
 # The least and the greatest value.
@@ -146,8 +146,8 @@ def inside(node: Node, known: Mapping[Node, Interval]) -> list[Known]:
 def _inside(node: Node, known: Known) -> list[Known]:
     if node.op is while_loop:
         return [_inside_loop(Loop.of(node), known)]
-    operands = node.inputs[1:]
-    return [_passed(operands, branch.inputs, known) for branch in node.params["branches"]]
+    operands = node.inputs[1:] if node.op is cond else node.inputs
+    return [_passed(operands, graph.inputs, known) for graph in graphs_of(node)]
 
 
 def difference(x: Node, y: Node, known: Known) -> Interval | None:
@@ -319,10 +319,10 @@ def _of_result(node: Node, index: int, known: Known) -> Interval | None:
             return None
         # Where the interval of a carry is known, it holds after the last iteration too.
         return inside(node, known)[0].get(loop.inner.carry[index - 1])
-    if node.op is not cond:
-        return None
     total: Interval | None = None
-    branches = node.params["branches"]
+    branches = graphs_of(node)
+    if not branches:
+        return None
     if node not in known.made:
         known.made[node] = list(map(intervals_of, branches, inside(node, known)))
     for branch, made in zip(branches, known.made[node], strict=True):

@@ -22,8 +22,9 @@ from tracegrad.ir.graph import Builder, Graph, Node, inline, scalar_value
 from tracegrad.ir.loops import Loop, LoopBuilder, Made, elements, split
 from tracegrad.ir.ops.control import item, while_loop
 from tracegrad.ir.ops.tracing import settled
-from tracegrad.ir.partition import Partition, Saved, body_prices, cut
+from tracegrad.ir.partition import Partition, Saved, cut
 from tracegrad.ir.passes import optimize
+from tracegrad.ir.prices import body_prices
 from tracegrad.ir.reading import PricesOfReading, price_of, prices_of_reading
 from tracegrad.ir.settled import settled_reads, with_finals, without_finals
 from tracegrad.ir.types import StackType

@@ -25,4 +25,7 @@ def frozen(value: Any) -> Hashable:
 
 def frozen_params(params: Mapping[str, Any]) -> tuple[tuple[str, Hashable], ...]:
     """All parameters of a node as one key, whatever order they were given in."""
+    # Most nodes have none, and each is asked for its key in every pass.
+    if not params:
+        return ()
     return tuple((name, frozen(params[name])) for name in sorted(params))

@@ -13,46 +13,24 @@ the problem, and the partitioner of functorch for its solution by flow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from tracegrad.ir.differentiate import joint_graph
 from tracegrad.ir.graph import Builder, Graph, Node, reachable
 from tracegrad.ir.passes import optimize
+from tracegrad.ir.prices import WHOLE_PROGRAM, Prices, scarce_prices
 from tracegrad.ir.types import TupleType
-
-# Prices beside the bytes themselves, in bytes: one more array to allocate, pass and wrap; one
-# more array to pass.
-_NEW_ARRAY = 2048
-_KEPT_ARRAY = 64
 
 # Capacities are int32: the sum of all finite ones stays below this, and infinity is above it.
 _FINITE = 2**29
 _INFINITE = 2**30
 
-# Elementwise ops that cost about as much as reading their operands from memory, or more.
-# fmt: off
-_COSTLY = frozenset({
-    "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "pow", "hypot", "logaddexp",
-    "sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "tanh", "asinh", "acosh",
-    "atanh", "erf", "erfc", "sigmoid", "softplus",
-})
-# fmt: on
-_FREE = frozenset({"constant", "iota", "reshape", "transpose", "broadcast_to", "slice", "detach"})
-
-
-class Prices(NamedTuple):
-    """What it costs to have a value in backward, in bytes moved.
-
-    saving       of a value of forward, given the set of forward's outputs.
-    recomputing  once more from its operands: 0 for what is free, infinity for what must not be.
-    """
-
-    saving: Callable[[Node, set[Node]], float]
-    recomputing: Callable[[Node], float]
+# Where saving costs so many times what it costs, nothing is saved that can be computed.
+_SCARCEST = 4.0**8
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +76,12 @@ def partition(
 
     `wrt` flags the inputs whose cotangents are wanted, `given` the outputs whose cotangents
     backward gets. GraphError if a flag stands at a value that is not floating. For `memory_budget`
-    see `joint_graph`.
+    see `joint_graph` and `cut`.
     """
     joint, present = joint_graph(graph, wrt, given, memory_budget=memory_budget)
     joint = optimize(joint, fastmath)
-    return cut(joint, len(graph.inputs), len(graph.outputs), present)
+    n_inputs, n_outputs = len(graph.inputs), len(graph.outputs)
+    return cut(joint, n_inputs, n_outputs, present, memory_budget=memory_budget)
 
 
 def cut(
@@ -110,11 +89,13 @@ def cut(
     n_inputs: int,
     n_outputs: int,
     present: tuple[bool, ...],
-    prices: Prices | None = None,
+    prices: Prices = WHOLE_PROGRAM,
+    memory_budget: int | None = None,
 ) -> Partition:
     """Cut a joint graph whose first inputs and outputs are those of forward.
 
-    `prices` defaults to those of a whole program.
+    What is saved besides these takes at most `memory_budget` bytes, if that can be had by computing
+    more in backward: then also what else is never done twice.
     """
     inputs = joint.inputs[:n_inputs]
     outputs = joint.outputs[:n_outputs]
@@ -123,7 +104,14 @@ def cut(
     used = {x for node in joint.nodes if node in backward_nodes for x in node.inputs}
     used.update(joint.outputs[n_outputs:])
     read = [x for x in (*inputs, *forward_nodes) if x in used]
-    chosen = _minimum_cut(inputs, forward_nodes, set(outputs), read, prices or WHOLE_PROGRAM)
+    kept = set(outputs)
+    chosen = _minimum_cut(inputs, forward_nodes, kept, read, prices)
+    scarcity = 1.0
+    while memory_budget is not None and _bytes_beside(chosen, kept) > memory_budget:
+        if scarcity > _SCARCEST:
+            break
+        chosen = _minimum_cut(inputs, forward_nodes, kept, read, scarce_prices(scarcity))
+        scarcity *= 4
 
     position_of_input = {x: i for i, x in enumerate(inputs)}
     position_of_output = {x: i for i, x in reversed(list(enumerate(outputs)))}
@@ -144,6 +132,11 @@ def cut(
         "backward",
     )
     return Partition(forward, saved, backward, present)
+
+
+def _bytes_beside(saved: Sequence[Node], outputs: set[Node]) -> int:
+    """The bytes of what is saved that is neither an input nor an output of forward."""
+    return sum(x.type.nbytes for x in saved if x.op.name != "input" and x not in outputs)
 
 
 def _dependent(graph: Graph, roots: Iterable[Node]) -> set[Node]:
@@ -197,67 +190,6 @@ def _minimum_cut(
     open_edges = csr_array(residual.T > 0).astype(np.int32)
     to_sink = set(breadth_first_order(open_edges, sink, return_predecessors=False).tolist())
     return [x for x in values if 2 * number[x] + 1 in to_sink and 2 * number[x] not in to_sink]
-
-
-def _price_of_saving(x: Node, outputs: set[Node]) -> float:
-    if x.op.name == "input" or x in outputs:
-        # Alive anyway; backward still has to read it.
-        return x.type.nbytes / 8 + _KEPT_ARRAY
-    if x.op.family in ("elementwise", "movement"):
-        # Inside a fused kernel it would never be written to memory.
-        return 2.0 * x.type.nbytes + _NEW_ARRAY
-    return 1.0 * x.type.nbytes + _NEW_ARRAY
-
-
-def _price_of_recomputing(x: Node) -> float:
-    """0 for what is free, infinity for what backward must never do once more."""
-    if x.op.name in _FREE:
-        return 0.0
-    if not x.op.pure:
-        return np.inf
-    if x.op.family == "elementwise":
-        return x.type.nbytes * (1.0 if x.op.name in _COSTLY else 1 / 16) + 1
-    if x.op.family == "movement":
-        return x.type.nbytes / 4 + 1
-    return np.inf
-
-
-WHOLE_PROGRAM = Prices(_price_of_saving, _price_of_recomputing)
-
-# In the body of a loop, where a value saved is pushed on a stack in every iteration. Scalars are in
-# registers there, so that prices are in sixteenths of a byte: a push and a pop are worth some ten
-# simple operations, a function or a division more.
-_UNIT = 16
-_READ_AGAIN = 4
-_SLOW = frozenset({"div", "sqrt", "rsqrt", "reciprocal", "remainder", "fmod", "floor_divide"})
-
-
-def body_prices(again: Mapping[Node, float], kept: set[Node]) -> Prices:
-    """Prices in the body of a loop or a branch.
-
-    `again` has what can be read again as it is, since it does not change from iteration to
-    iteration or is there for each, and the bytes that this takes for an iteration. The outputs in
-    `kept` can be read again too.
-    """
-
-    def saving(x: Node, outputs: set[Node]) -> float:
-        if x in again or x in kept:
-            return _READ_AGAIN + _UNIT * again.get(x, 0.0)
-        if not x.shape:
-            return _UNIT * (x.type.nbytes + 2)
-        # On a tie what exists as an array anyway.
-        exists = x.op.name == "input" or x in outputs
-        return _UNIT * (2.0 * x.type.nbytes + (8 if exists else 16))
-
-    def recomputing(x: Node) -> float:
-        if x.op.name == "gather" and x.inputs[0] in again:
-            return _UNIT * (x.type.nbytes / 2 + 1)
-        price = _price_of_recomputing(x)
-        if x.shape or x.op.family != "elementwise" or not price:
-            return _UNIT * price
-        return _UNIT * (60.0 if x.op.name in _COSTLY else 5.0 if x.op.name in _SLOW else 1.0)
-
-    return Prices(saving, recomputing)
 
 
 def _late(

@@ -237,6 +237,11 @@ def in_bodies(graph: Graph, change: Callable[[Graph], Graph]) -> Graph:
         return builder.finish([new[x] for x in graph.outputs], graph.origin)
 
 
+def expand_everywhere(graph: Graph) -> Graph:
+    """`expand_composites`, in the bodies of loops and branches too."""
+    return expand_composites(in_bodies(graph, expand_everywhere))
+
+
 def rewrite_everywhere(graph: Graph, rule: NodeRule) -> Graph:
     """`rewrite`, in the bodies of loops and branches too."""
     return rewrite(in_bodies(graph, lambda body: rewrite_everywhere(body, rule)), rule)

@@ -132,7 +132,7 @@ def in_a_row(pads: Sequence[Node]) -> tuple[int, list[Node]] | None:
 def zeroed_place(x: Node) -> Hashable:
     """The place where `x` was set to zero, if that is what it is."""
     if x.op.name == "update_slice" and is_zero(x.inputs[1]):
-        return frozen_params(x.params)
+        return x.frozen_params
     if x.op.name == "scatter" and is_zero(x.inputs[1]):
         indices = x.inputs[2:]
         return None if any(index.shape for index in indices) else indices

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from tracegrad.ir.graph import Graph, Node
-from tracegrad.ir.params import frozen_params
 
 
 def structural_key(graph: Graph) -> Hashable:
@@ -26,7 +25,7 @@ def structural_key(graph: Graph) -> Hashable:
             continue
         operand[node] = len(graph.inputs) + len(steps)
         operands = tuple(operand[x] for x in node.inputs)
-        steps.append((node.op.name, operands, frozen_params(node.params)))
+        steps.append((node.op.name, operands, node.frozen_params))
     outputs = tuple(operand[x] for x in graph.outputs)
     return (tuple(x.type for x in graph.inputs), tuple(steps), outputs)
 

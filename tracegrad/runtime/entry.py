@@ -466,11 +466,6 @@ class _Layout:
         self.words[place : place + len(words)] = words
 
 
-def can_run(executable: Executable) -> bool:
-    """Whether a block can be made of a program: others may run while a thread waits for more."""
-    return executable.is_serial
-
-
 def can_decide(dtype: np.dtype[Any], truth: bool) -> bool:
     """Whether native code can tell the outcome of a condition of this dtype."""
     return dtype.str[1:] in (_TRUTHS if truth else _WHOLE)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,7 @@ import numpy as np
 from tracegrad.codegen.affine import View
 from tracegrad.codegen.calls import emit_call
 from tracegrad.codegen.cpu import emit
+from tracegrad.codegen.explanation import Explanation, explain
 from tracegrad.codegen.gemm import (
     BatchAxis,
     Matrix,
@@ -29,12 +33,9 @@ from tracegrad.codegen.region import emit_region
 from tracegrad.codegen.schedule import schedule
 from tracegrad.codegen.steps import (
     Block,
-    Branch,
     Buffer,
     Call,
-    Depth,
     Kernel,
-    Loop,
     Region,
     Schedule,
     Step,
@@ -54,20 +55,37 @@ from tracegrad.runtime.kernels import compile_kernel
 Array = np.ndarray[Any, Any]
 Layout = tuple[int, ...] | None
 
-# A thread takes at least so many elements: waking it costs about as much as this many simple ones.
-GRAIN = 16384
+# Work is counted in elements of a simple loop over data in cache, some 0.08 ns each with 512-bit
+# vectors. A thread takes at least so much: measured with two threads, x * x + x of 32,768 float32
+# takes 2.7 us in one and 2.9 in both, of 65,536 5.3 and 4.0.
+GRAIN = 1 << 15
+# With less than so much in steps for threads, a program has none: to wake a thread that sleeps
+# takes some 20 us. A call with x * x + x of 262,144 float32 takes 29 us in one thread and 18 in two
+# when calls follow each other, 33 and 37 after a pause; of 524,288 48 and 26, 61 and 54.
+THREADED = 1 << 18
+# A profile takes at least so many rounds, and so many seconds.
+_ROUNDS = 5
+_PROFILED = 0.02
 # Outputs at least this large come from the pool, where their pages have been touched before.
 POOLED = 1 << 16
 
 
 @dataclass(frozen=True)
 class KernelInfo:
-    """What one step of a program does: for `explain()`."""
+    """One step of a program: the name and the source of its kernel, and what it does."""
 
     name: str
-    description: str
-    bytes: int
     source: str
+    does: Explanation
+
+    @property
+    def bytes(self) -> int:
+        """The bytes that it reads and writes."""
+        return self.does.read_bytes + self.does.written_bytes
+
+    def __str__(self) -> str:
+        read, written = self.does.read_bytes, self.does.written_bytes
+        return f"{self.name} {self.does.text}: {read:,} bytes read, {written:,} written"
 
 
 class Executable:
@@ -81,13 +99,13 @@ class Executable:
     def __init__(self, graph: Graph, layouts: Sequence[Layout] | None = None) -> None:
         begin = time.perf_counter()
         self.graph = graph
-        self.kernels: list[KernelInfo] = []
         chosen: list[Layout] = list(layouts or [None] * len(graph.inputs))
         self._layouts = chosen
         legal = legalize(graph)
         if config.check:
             verify(legal)
-        planned = schedule(legal, chosen)
+        self._planned = planned = schedule(legal, chosen)
+        self._launches = [launch_of(step, planned) for step in planned.steps]
         self._stacks = [
             (i, Arenas()) for i, x in enumerate(graph.outputs) if isinstance(x.type, StackType)
         ]
@@ -100,29 +118,29 @@ class Executable:
         self._pooled = any(nbytes >= POOLED for _, _, nbytes in self._outputs)
         self._keep: list[Array] = []
         self._arenas: list[Arena] = []
-        self._program, self._arena = self._assemble(planned)
+        self._program, self._arena = self._assemble()
         self._run = self._program.run
         self.compile_seconds = time.perf_counter() - begin
         log("kernels", self._listing)
 
     def __call__(self, values: Sequence[Any]) -> list[Array]:
         arrays = values if self._takes_arrays else self._as_arrays(values)
-        if self._pooled:
-            outputs = [new_array(*output) for output in self._outputs]
-        else:
-            outputs = [np.empty(shape, dtype) for shape, dtype, _ in self._outputs]
-        for position, arenas in self._stacks:
-            outputs[position] = arenas.lend()
+        outputs = self.new_outputs()
         if config.check:
             return self._run_checked(arrays, outputs)
         scratch = memory.scratch(self._arena) if self._arena else 0
         self._run(*arrays, *outputs, scratch, 0)
         return outputs
 
-    @property
-    def is_serial(self) -> bool:
-        """Whether all of it runs in the calling thread."""
-        return self._program.is_serial
+    def new_outputs(self) -> list[Array]:
+        """Memory for the outputs of one call."""
+        if self._pooled:
+            outputs = [new_array(*output) for output in self._outputs]
+        else:
+            outputs = [np.empty(shape, dtype) for shape, dtype, _ in self._outputs]
+        for position, arenas in self._stacks:
+            outputs[position] = arenas.lend()
+        return outputs
 
     @property
     def words(self) -> Array:
@@ -182,6 +200,36 @@ class Executable:
                 raise GraphError(f"{self.graph.name}: output {i} shares memory")
         return outputs
 
+    @cached_property
+    def kernels(self) -> list[KernelInfo]:
+        """The steps in the order in which they run."""
+        return [
+            KernelInfo(step.kernel.name[:9], launch.source, explain(planned, self._planned, launch))
+            for step, planned, launch in zip(
+                self._program.steps, self._planned.steps, self._launches, strict=True
+            )
+        ]
+
+    def profile(self, values: Sequence[Any]) -> list[float]:
+        """The seconds that each step takes, run by itself, one after the other: the least of some
+        rounds. The values are only read, and the results dropped.
+        """
+        bases = [*self._as_arrays(values), *self.new_outputs()]
+        scratch = memory.scratch(self._arena)
+        steps = [self._program.only([step]).run for step in self._program.steps]
+        nothing = self._program.only([]).run
+        best = [math.inf] * (1 + len(steps))
+        end = time.perf_counter() + _PROFILED
+        for number in itertools.count():
+            if number >= _ROUNDS and time.perf_counter() > end:
+                break
+            for i, run in enumerate((nothing, *steps)):
+                begin = time.perf_counter()
+                run(*bases, scratch, 0)
+                best[i] = min(best[i], time.perf_counter() - begin)
+        # Every call costs what one that does nothing costs.
+        return [max(seconds - best[0], 0.0) for seconds in best[1:]]
+
     @property
     def source(self) -> str:
         """The Numba source of every kernel, each once, then the order in which they run."""
@@ -194,14 +242,14 @@ class Executable:
 
     def _listing(self) -> str:
         """The kernels in the order in which they run, a line each."""
-        lines = [f"# {i.name}: {i.description}, {i.bytes:,} bytes" for i in self.kernels]
+        lines = [f"# {info}" for info in self.kernels]
         return "\n".join([f"# {self.graph.name}: {len(lines)} kernels", *lines])
 
     # ------------------------------------------------------------------ assembly
 
-    def _assemble(self, planned: Schedule) -> tuple[program.Program, int]:
-        """The program for a schedule, and the bytes of scratch that it needs."""
-        launches = [launch_of(step, planned) for step in planned.steps]
+    def _assemble(self) -> tuple[program.Program, int]:
+        """The program for the schedule, and the bytes of scratch that it needs."""
+        planned, launches = self._planned, self._launches
         uses = [buffers_of(launch) for launch in launches]
         places, arena = plan(uses)
         inputs, outputs = len(planned.inputs), len(planned.outputs)
@@ -242,13 +290,11 @@ class Executable:
             return slot(kind, x)
 
         steps: list[program.Step] = []
-        for step, launch in zip(planned.steps, launches, strict=True):
+        grains = grains_of(launches)
+        for launch, grain in zip(launches, grains, strict=True):
             kernel = compile_kernel(launch.source)
             table = [word(kind, x) for kind, x in launch.words]
-            grain = launch.grain(GRAIN)
             steps.append(program.Step(kernel, table, launch.extent, grain, launch.blas))
-            moved = sum(x.nbytes for x in buffers_of(launch))
-            self.kernels.append(KernelInfo(kernel.name[:9], describe(step), moved, launch.source))
         threads = any(launch.threads for launch in launches)
         return program.Program(buffers, steps, inputs + outputs + 2, threads), arena
 
@@ -278,6 +324,15 @@ def launch_at(step: Step, around: Schedule | Block) -> Launch:
     if step.node.op.name == "matmul":
         return matmul_launch(step)
     return emit_call(step)
+
+
+def grains_of(launches: Sequence[Launch]) -> list[int]:
+    """For each step of a program the smallest part of its extent that is worth a thread."""
+    grains = [launch.grain(GRAIN) for launch in launches]
+    parted = [x for x, grain in zip(launches, grains, strict=True) if x.extent // grain > 1]
+    if sum(x.extent * x.work for x in parted) >= THREADED or any(x.threads for x in launches):
+        return grains
+    return [launch.extent + 1 for launch in launches]
 
 
 def buffers_of(launch: Launch) -> list[Buffer]:
@@ -335,17 +390,3 @@ def _matrix(view: View, slot: int) -> Matrix:
     if (columns == 1 or column_stride == 1) and (rows == 1 or row_stride >= columns):
         return Matrix(slot, False, row_stride if rows != 1 else None)
     return Matrix(slot, True, column_stride if columns != 1 else None)
-
-
-def describe(step: Step) -> str:
-    """One line on what a step computes."""
-    if isinstance(step, Region):
-        return f"{step.step.node.op.name} as native control flow"
-    assert not isinstance(step, Loop | Branch | Depth)
-    if isinstance(step, Call):
-        shapes = ", ".join(str(list(view.shape)) for view in step.operands)
-        return f"{step.node.op.name}({shapes})"
-    names = ", ".join(root.node.op.name for root in step.roots)
-    over = "x".join(map(str, step.domain)) or "1"
-    reduced = f", reducing loops {list(step.axes)}" if step.axes else ""
-    return f"{names} over {over}{reduced}"

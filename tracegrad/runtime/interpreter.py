@@ -9,21 +9,19 @@ A program is an int64 table, laid out by `program.Program`:
     8  address of the type `numpy.ndarray`   9  address of `None`
    10  address of the type `TypeError`      11  address of the message for it
 
-The control words, four for the process, and a step, which is four words too, are those of
-`primitives.launch_step`; the function that runs a step in parts is `run_parallel`. A buffer is two
-words: the index of its base among a call's arguments, and a byte offset.
+The control words of the process, and the four words of a step, are those of
+`primitives.launch_step`. A buffer is two words: the index of its base among a call's arguments, and
+a byte offset.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from numba import prange, types
+from numba import types
 
 from tracegrad.codegen.primitives import (
-    call_kernel,
     launch_step,
-    min,
     read_word,
     store_word,
     word,
@@ -42,8 +40,7 @@ def call(owner: int, arguments: int, count: int) -> int:
 
     The arguments are the addresses of the program's bases, as `int` or as `numpy.ndarray`; the
     latter costs the caller nothing, where asking NumPy for an address takes longer than a small
-    kernel. The GIL is held, so the program's pointer array is never entered twice at once, except
-    in `run_parallel`, where Numba gives it up: `program` lets one caller at a time in there.
+    kernel. The GIL is held, so the program's pointer array is never entered twice at once.
     """
     # CPython's layout: an object's second word is its type; an array's third is its data address.
     program = word(owner, 2)
@@ -78,23 +75,3 @@ def call(owner: int, arguments: int, count: int) -> int:
     none: int = word(program, 9)
     _keep(none)
     return none
-
-
-def run_parallel(pointers: int, step: int, program: int, parts: int) -> None:
-    """Run one step in `parts` contiguous parts, each in a thread.
-
-    The cuts depend on the extent and the number of parts only, so that a thread count decides every
-    bit of the result.
-    """
-    kernel = word(step, 0)
-    table = program + 8 * word(step, 1)
-    extent = word(step, 2)
-    size = (extent + parts - 1) // parts
-    # A long loop is cut at multiples of 64, so that two threads do not share a cache line.
-    if size >= 1024:
-        size = (size + 63) // 64 * 64
-    for part in prange(parts):
-        start = part * size
-        stop = min(start + size, extent)
-        if start < stop:
-            call_kernel(kernel, pointers, table, start, stop)

@@ -21,7 +21,7 @@ import numpy as np
 
 from tracegrad.config import config
 from tracegrad.errors import CompilationError
-from tracegrad.runtime import blas
+from tracegrad.runtime import blas, workers
 from tracegrad.runtime.kernels import Kernel, compile_kernel
 
 _HEADER = 12
@@ -64,7 +64,7 @@ class Program:
     in threads.
     """
 
-    __slots__ = ("buffers", "is_serial", "run", "steps", "words")
+    __slots__ = ("bases", "buffers", "run", "steps", "threads", "words")
 
     run: Callable[..., None]
 
@@ -80,17 +80,16 @@ class Program:
                 raise ValueError(f"{buffer} refers to none of the {bases} bases")
         self.buffers = tuple(buffers)
         self.steps = tuple(steps)
+        self.bases = bases
+        self.threads = threads
         self.words = _assemble(self.buffers, self.steps, bases)
-        native = native_function(interpreter_source(), "call", self.words)
-        # Then nothing else of Python runs meanwhile: no step gives up the GIL.
-        self.is_serial = not threads and all(
-            step.extent // max(step.grain, 1) <= 1 for step in self.steps
-        )
-        if self.is_serial:
-            self.run = native
-        else:
+        self.run = native_function(interpreter_source(), "call", self.words)
+        if threads or any(step.extent // max(abs(step.grain), 1) > 1 for step in self.steps):
             _want_threads()
-            self.run = _alone(native)
+
+    def only(self, steps: Sequence[Step]) -> Program:
+        """A program of these of its steps alone."""
+        return Program(self.buffers, steps, self.bases, self.threads)
 
 
 def _assemble(buffers: Sequence[Buffer], steps: Sequence[Step], bases: int) -> Any:
@@ -155,9 +154,23 @@ class Method:
     definition: _MethodDefinition
 
 
-@cache
+_methods: dict[tuple[str, str], Method] = {}
+_methods_lock = threading.Lock()
+
+
 def method_definition(source: str, entry: str) -> Method:
-    """The function `entry` of a generated or written source, compiled."""
+    """The function `entry` of a generated or written source, compiled.
+
+    Python functions refer to it by its address, so there is one for good.
+    """
+    with _methods_lock:
+        found = _methods.get((source, entry))
+        if found is None:
+            found = _methods[source, entry] = _method(source, entry)
+        return found
+
+
+def _method(source: str, entry: str) -> Method:
     if object.__basicsize__ != 16:
         raise CompilationError(
             "tracegrad needs a Python with the global interpreter lock; on a free-threaded build "
@@ -199,26 +212,9 @@ def _default_threads() -> int:
     return os.cpu_count() or 1
 
 
-# Numba gives up the GIL while its threads run, and neither its pool nor the pointer array of a
-# program may be entered twice. Reentrant, because a finaliser may run a program of its own.
-_entrance = threading.RLock()
-
-
-def _alone(native: Callable[..., None]) -> Callable[..., None]:
-    """`native` for a program with steps for several threads: one caller at a time."""
-
-    def run(*bases: Any) -> None:
-        with _entrance:
-            native(*bases)
-
-    return run
-
-
 # The control words of the interpreter, see `primitives.launch_step`.
-_control = np.array([_default_threads(), 0, 0, 0], np.int64)
+_control = np.array([_default_threads(), 0, 0, 0, 0], np.int64)
 _threads_wanted = False
-# The process is the child of one whose threads had been started.
-_forked = False
 
 
 def control_address() -> int:
@@ -235,10 +231,8 @@ def set_num_threads(count: int) -> None:
     """Split large steps into `count` parts, at least 1, each for a thread; also those of programs
     that exist. With 1 everything runs in the calling thread. BLAS is told the same.
     """
-    # No program of several threads runs meanwhile: it gives BLAS its number of threads back.
-    with _entrance:
-        _control[0] = count
-        blas.set_num_threads(count)
+    _control[0] = count
+    blas.set_num_threads(count)
     if _threads_wanted:
         _want_threads()
 
@@ -246,24 +240,20 @@ def set_num_threads(count: int) -> None:
 def know_blas() -> None:
     """Let programs tell BLAS how many threads to use."""
     if not _control[2]:
-        _control[2:] = blas.thread_functions()
+        _control[2:4] = blas.thread_functions()
 
 
 def _want_threads() -> None:
-    """Compile the parallel runner, unless only one thread may run."""
+    """Start the threads, unless only one may run."""
     global _threads_wanted
+    if not _threads_wanted and hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_forget_threads)
     _threads_wanted = True
-    if _control[0] > 1 and _control[1] == 0 and not _forked:
-        _control[1] = compile_kernel(interpreter_source(), "run_parallel", parallel=True).address
-        # Numba's thread pool does not survive a fork; a child runs its steps serially.
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=_forget_threads)
+    if _control[0] > 1:
+        _control[1], _control[4] = workers.start(int(_control[0]))
 
 
 def _forget_threads() -> None:
-    global _entrance, _forked
-    _forked = True
-    # The thread that held it, if any, does not exist in the child.
-    _entrance = threading.RLock()
-    _control[0] = 1
-    _control[1] = 0
+    """Threads do not survive a fork: the child starts its own with its next program."""
+    workers.forget()
+    _control[1] = _control[4] = 0

@@ -49,8 +49,9 @@ class BodyDraws:
         if after != (seed, offset + output._array.size) or seed != self._start[0]:
             raise locate(
                 TraceError(
-                    "a function given to a loop drew random numbers from a Generator of its own, "
-                    "or chose the seed. Draw from the default generator there"
+                    "a function given to a loop or to tg.checkpoint drew random numbers from a "
+                    "Generator of its own, or chose the seed. Draw from the default generator "
+                    "there"
                 )
             )
         nodes = [self._recorder.node_of(x) for x in self._at(offset)]

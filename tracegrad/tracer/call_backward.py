@@ -51,7 +51,7 @@ class FreedNode(Node):
 class Saving:
     """What backward of a path reads, worked out once for the programs that its segments have now.
 
-    growth    of the tree when this was made: a tree that grew may have given them others.
+    generation  of the tree when this was made: in another one they may have others.
     segments  of each segment with a gradient: its depth, its occurrence, and where each saved array
               is: (True, number) among its outputs, (False, number) among its arguments.
     copied    numbers of the arguments, by segment, that the call itself writes into.
@@ -65,15 +65,14 @@ class Saving:
               needed often; `runs` counts to there.
     """
 
-    __slots__ = ("copied", "direct", "growth", "native", "read", "results", "runs", "segments")
+    __slots__ = ("copied", "direct", "generation", "native", "read", "results", "runs", "segments")
 
-    def __init__(self, path: Path, growth: int) -> None:
-        self.growth = growth
+    def __init__(self, path: Path, programs: Sequence[Program | None], generation: int) -> None:
+        self.generation = generation
         self.segments: list[tuple[int, Occurrence, Program, list[tuple[bool, int]]]] = []
         self.copied: set[tuple[int, int]] = set()
         read: dict[int, None] = {}
-        for depth, occurrence in enumerate(path.occurrences):
-            program = occurrence.program
+        for depth, (occurrence, program) in enumerate(zip(path.occurrences, programs, strict=True)):
             if program is None or program.backward_graph is None:
                 continue
             places = []
@@ -134,11 +133,21 @@ class Saving:
         return found
 
 
-def saving_of(tree: Tree, path: Path) -> Saving:
-    """What backward of a path reads now."""
+def saving_of(path: Path, run: Run) -> Saving:
+    """What backward of a path reads, of the programs that ran."""
     saving = path.saving
-    if saving is None or saving.growth != tree.growth:
-        saving = path.saving = Saving(path, tree.growth)
+    if saving is None or saving.generation != run.generation:
+        programs = [program for _, program in run.steps]
+        saving = path.saving = Saving(path, programs, run.generation)
+    return saving
+
+
+def saving_now(tree: Tree, path: Path) -> Saving:
+    """What backward of a path reads, of the programs that its segments have now."""
+    saving = path.saving
+    if saving is None or saving.generation != tree.generation:
+        programs = [occurrence.program for occurrence in path.occurrences]
+        saving = path.saving = Saving(path, programs, tree.generation)
     return saving
 
 
@@ -163,7 +172,7 @@ class CompiledFunctionBackward(Node):
                 self._edges = tuple([edge_of(x) for x in ends])
                 self._ends = None
                 break
-        saving = self.saving = saving_of(tree, path)
+        saving = self.saving = saving_of(path, run)
         self.saved: list[list[Array]] | None = saving.arrays(run)
         self.versions: list[tuple[Storage, int, int]] = []
         for i in saving.read:
@@ -215,7 +224,15 @@ class CompiledFunctionBackward(Node):
         """`run` without a tape, whatever the mode, for one output."""
         if self.saved is None:
             raise GradError(FREED)
-        self._check_versions()
+        if self.versions:
+            self._check_versions()
+        saving = self.saving
+        entry, direct = saving.native, saving.direct
+        if entry is not None and direct is not None and direct[0] == [number] and not config.check:
+            # The shortest way: nothing but the native call.
+            made = entry.native(*self.saved[0], cotangent._array)
+            if made is not None:
+                return [None if i is None else made[i] for i in direct[1]]
         grads: list[Tensor | None] = [None] * len(self.output_types)
         grads[number] = cotangent
         return self._run_off_tape(self.saved, grads)
@@ -247,8 +264,10 @@ class CompiledFunctionBackward(Node):
         saving = self.saving
         _, _, program, _ = saving.segments[0]
         cotangents = [grads[i]._array for i in order]  # type: ignore[union-attr]
-        if saving.native is not None and not config.check:
-            made = saving.native.native(*saved, *cotangents)
+        # What is native may be made anew meanwhile by another thread: this one is kept.
+        entry = saving.native
+        if entry is not None and not config.check:
+            made = entry.native(*saved, *cotangents)
             if made is not None:
                 for tensor in made:
                     tensor._fresh = True

@@ -95,12 +95,11 @@ def _control_graph(
 
 def _names(op: Op, params: dict[str, Any]) -> list[str]:
     """What the inputs of a loop or a branch are called inside of it."""
-    first: tuple[str, ...] = ("index",)
-    inside = params.get("branches", (None,))[0]
-    if op is while_loop:
-        first, inside = ("limit", "go"), params["body"]
+    inside = params["branches"][0] if "branches" in params else params["body"]
     names = [x.params["name"] for x in inside.inputs]
-    return [*first, *(names[1:] if op is while_loop else names)]
+    if op is while_loop:
+        return ["limit", "go", *names[1:]]
+    return ["index", *names] if "branches" in params else names
 
 
 _graphs: dict[Any, Graph] = {}

@@ -4,7 +4,7 @@ recursion.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Any
 
@@ -18,8 +18,10 @@ from tracegrad.tracer.tape import AccumulateGrad, Edge, Node, OpNode
 from tracegrad.tracer.tensor import Tensor, wrap
 
 
-def reachable(roots: Sequence[Node]) -> list[Node]:
-    """Every node that the roots lead to, newest first; the ends (`AccumulateGrad`) come last."""
+def reachable(roots: Sequence[Node], stops: Collection[Node] = ()) -> list[Node]:
+    """Every node that the roots lead to, not by way of `stops`, newest first; the ends
+    (`AccumulateGrad`) come last.
+    """
     seen = set(roots)
     work = list(seen)
     leaves = []
@@ -30,6 +32,8 @@ def reachable(roots: Sequence[Node]) -> list[Node]:
             leaves.append(node)
         else:
             inner.append(node)
+        if node in stops:
+            continue
         for following, _ in node.edges:
             if following is not None and following not in seen:
                 seen.add(following)
@@ -76,17 +80,19 @@ def run(
     create_graph: bool,
     targets: Sequence[Edge] | None = None,
     accumulate: bool = True,
+    bounded: bool = False,
 ) -> list[Tensor | None]:
     """Backward from `roots` (edges with their cotangents).
 
     `targets`: the edges to stop at; the cotangents that arrive there are returned. With
     `accumulate` they, or without targets all leaves that are reached, also get them added to
-    `.grad`. `keep`: saved values stay for another backward.
+    `.grad`. `keep`: saved values stay for another backward. `bounded`: no way goes on behind a
+    target, not to another target either.
     """
     before = state.grad_enabled
     state.set_grad(create_graph)
     try:
-        return _run(roots, keep, targets, accumulate)
+        return _run(roots, keep, targets, accumulate, bounded)
     finally:
         state.set_grad(before)
 
@@ -111,8 +117,6 @@ def run_on_ends(tensor: Tensor, keep: bool) -> bool:
             return False
         if leaf._accumulator is not None and leaf._accumulator() is not None:
             return False
-    if len(leaves) > 1 and len(set(map(id, leaves))) != len(leaves):
-        return False
     found = node.run_alone(tensor._output_nr, _one(tensor._array.dtype, tensor._array.shape))
     if not keep:
         node.release()
@@ -121,7 +125,8 @@ def run_on_ends(tensor: Tensor, keep: bool) -> bool:
             continue
         old = leaf._grad
         if old is None:
-            gradient._fresh = False
+            if gradient._fresh:
+                gradient._fresh = False
             leaf._grad = gradient
         else:
             np.add(old._array, gradient._array, out=old._array)
@@ -140,6 +145,7 @@ def _run(
     keep: bool,
     targets: Sequence[Edge] | None,
     accumulate: bool,
+    bounded: bool,
 ) -> list[Tensor | None]:
     if targets is None and len(roots) == 1 and _run_on_leaves(*roots[0], keep):
         return []
@@ -147,10 +153,10 @@ def _run(
     for (root, number), cotangent in roots:
         assert root is not None
         _deliver(waiting, root, number, cotangent)
-    order = reachable(list(waiting))
-    needed = None if targets is None else _leading_to(order, targets)
     wanted: dict[Edge, Tensor | None] = dict.fromkeys(targets or ())
-    stops = {node for node, _ in wanted}
+    stops = {node for node, _ in wanted if node is not None}
+    order = reachable(list(waiting), stops if bounded else ())
+    needed = None if targets is None else _leading_to(order, targets)
     for node in order:
         grads = waiting.pop(node, None)
         if grads is None:
@@ -162,7 +168,7 @@ def _run(
             for number, arrived in enumerate(grads):
                 if (node, number) in wanted:
                     wanted[node, number] = arrived
-        if needed is not None and node not in needed:
+        if (needed is not None and node not in needed) or (bounded and node in stops):
             continue
         if isinstance(node, AccumulateGrad) and not (targets is None or accumulate):
             continue

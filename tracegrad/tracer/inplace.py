@@ -29,6 +29,10 @@ NO_GRAD_VIEW = (
     "code by moving both the view and the inplace either both inside the no_grad block (if you "
     "don't want the inplace to be tracked) or both outside (if you want the inplace to be tracked)."
 )
+CHECKPOINTED = (
+    "a function given to tg.checkpoint changes an argument in place. It is computed again for "
+    "backward, and would change it twice: return the new value"
+)
 OVERLAP = (
     "unsupported operation: more than one element of the written-to tensor refers to a single "
     "memory location. Please clone() the tensor before performing the operation."
@@ -70,6 +74,8 @@ def assign(target: Tensor, value: Tensor, name: str, *, since: int, grad_name: s
 def check_writable(target: Tensor, value: Tensor | None = None) -> None:
     """Raise the error of a write into `target` that autograd forbids or memory makes ambiguous."""
     array = target._array
+    if state.protected and id(target._storage) in state.protected:
+        raise locate(GradError(CHECKPOINTED))
     if any(
         stride == 0 and size > 1 for stride, size in zip(array.strides, array.shape, strict=True)
     ):

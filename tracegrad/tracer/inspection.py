@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from tracegrad.ir.printer import text
 from tracegrad.tracer import outcomes
+from tracegrad.tracer.costs import (
+    Part,
+    kernel_lines,
+    measured,
+    parts_of,
+    saved_bytes,
+    saved_lines,
+)
 
 if TYPE_CHECKING:
     from tracegrad.ir.graph import Loc
@@ -15,7 +23,7 @@ if TYPE_CHECKING:
     from tracegrad.tracer.program import Program
     from tracegrad.tracer.specialisation import Specialisation
     from tracegrad.tracer.statistics import Statistics
-    from tracegrad.tracer.tree import Occurrence
+    from tracegrad.tracer.tree import Occurrence, Run
 
 
 class Inspection:
@@ -30,6 +38,12 @@ class Inspection:
 
     def _chosen(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Specialisation]:
         """All specialisations, or the one for these arguments, which is traced if it is new."""
+        raise AssertionError("a compiled function has this")
+
+    def _computed(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Specialisation, Run]:
+        """What the compiled code computes for these arguments, without the end of the call."""
         raise AssertionError("a compiled function has this")
 
     def ir(self, *args: Any, **kwargs: Any) -> str:
@@ -71,15 +85,29 @@ class Inspection:
                         found[program.backward(mask).source] = None
         return "\n".join(found) or f"# {self.name} has not been called yet\n"
 
-    def explain(self) -> str:
-        """Specialisations, their conditions, how often each was used, why each trace was made."""
+    def explain(self, *args: Any, **kwargs: Any) -> str:
+        """Specialisations, their conditions, how often each was used, why each trace was made; the
+        kernels of each in order, with what they fuse and the bytes that they read and write; what
+        is saved for backward, its bytes and the line that it comes from.
+
+        With arguments, of the specialisation for them, and with the time of each kernel: those of a
+        call with these arguments, and of its backward, are run one by one on what they are given.
+        Nothing that the function would change is changed, and it is not counted as a call.
+        """
+        timed: dict[Specialisation, list[Part]] = {}
+        chosen = self.specialisations
+        if args or kwargs:
+            found, run = self._computed(args, kwargs)
+            timed[found] = measured(found, run)
+            chosen = [found]
         s = self.statistics
         lines = [
             f"{self.name}: {s.calls} calls, {s.hits} hits, {s.traces} traces, "
             f"{s.retraces} retraces, {s.compilations} compilations",
             f"  tracing {s.trace_seconds * 1e3:.1f} ms, compiling {s.compile_seconds * 1e3:.1f} ms",
         ]
-        for number, item in enumerate(self.specialisations, 1):
+        for item in chosen:
+            number = self.specialisations.index(item) + 1
             lines.append(f"specialisation {number} of {len(self.specialisations)}")
             lines.extend(f"  {name}: {value}" for name, value in item.fields.items())
             for entry in item.tree.inputs:
@@ -95,6 +123,8 @@ class Inspection:
             )
             if item.tree.root is not None:
                 lines.extend(_tree_lines(item.tree.root))
+            lines.extend(kernel_lines(timed.get(item) or parts_of(item)))
+            lines.extend(saved_lines(item))
         lines.append("traces")
         for event in self.events:
             lines.append(f"  {event.number}: {event.reason} ({event.seconds * 1e3:.1f} ms)")
@@ -230,9 +260,7 @@ def _costs(item: Specialisation) -> tuple[int, int, int]:
         for executable in (program.forward, *program.backwards):
             kernels += len(executable.kernels)
             moved += sum(kernel.bytes for kernel in executable.kernels)
-        if program.backward_graph is not None:
-            inputs = program.backward_graph.inputs[: len(program.saved)]
-            saved += sum(x.type.nbytes for x in inputs)
+        saved += saved_bytes(program)
     return kernels, moved, saved
 
 

@@ -22,7 +22,6 @@ from tracegrad.runtime.entry import (
     Block,
     Entry,
     can_decide,
-    can_run,
     slot_offset,
 )
 from tracegrad.tracer import promotion
@@ -53,6 +52,7 @@ class Known:
     ways, outcomes   for each block the segments to it from the first, and the outcomes between.
     programs         what runs in each block.
     paths            for each block the path that ends there.
+    generation       of the tree.
     inputs           for each block, where the inputs are in what native code returns after it.
     """
 
@@ -62,6 +62,7 @@ class Known:
     programs: dict[Occurrence, Program | None]
     paths: list[Path | None]
     inputs: list[int]
+    generation: int
 
     def retell(self, number: int, known: Sequence[Any], run: Run) -> None:
         """What native code did up to a block, and left in the list `known`, as a run."""
@@ -107,6 +108,7 @@ def entry_for(
         {way[-1]: way[-1].program for way in ways},
         [tree.paths.get(way[-1]) for way in ways],
         [2 + sum(x.output_count for x in way) for way in ways],
+        tree.generation,
     )
     entry.finish(given, inputs, blocks, clock)
     return entry
@@ -124,7 +126,7 @@ def _blocks(tree: Tree, inputs: Sequence[int]) -> tuple[list[Block], list[list[O
     for way in work:
         occurrence = way[-1]
         program = occurrence.program
-        if occurrence.exports and (program is None or not can_run(program.forward)):
+        if occurrence.exports and program is None:
             # Python runs it, and what comes after.
             continue
         here = [number[x] for x in way[:-1]]

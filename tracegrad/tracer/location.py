@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import linecache
 import sys
@@ -22,6 +23,27 @@ PACKAGE = str(Path(__file__).resolve().parent.parent)
 _internal: dict[str, bool] = {}
 
 
+# The tables of code that was asked for, by its id, with the code, so that the id stays its own: a
+# long function would be read through for each of its lines otherwise.
+_tables: dict[int, tuple[CodeType, list[int], list[int]]] = {}
+_MOST_TABLES = 256
+
+
+def _line_table(code: CodeType) -> tuple[list[int], list[int]]:
+    """The offsets in the bytecode at which a line begins, and these lines."""
+    found = _tables.get(id(code))
+    if found is None:
+        if len(_tables) >= _MOST_TABLES:
+            _tables.clear()
+        starts, lines = [-1], [code.co_firstlineno]
+        for start, _, line in code.co_lines():
+            if line is not None:
+                starts.append(start)
+                lines.append(line)
+        found = _tables[id(code)] = code, starts, lines
+    return found[1], found[2]
+
+
 class Place:
     """A point in the user's program. Cheap to take: the line is worked out only when asked for."""
 
@@ -38,11 +60,8 @@ class Place:
     @property
     def line(self) -> int:
         """The line, from 1."""
-        found = self.code.co_firstlineno
-        for start, end, line in self.code.co_lines():
-            if start <= self.offset < end and line is not None:
-                found = line
-        return found
+        starts, lines = _line_table(self.code)
+        return lines[bisect.bisect_right(starts, self.offset) - 1]
 
     @property
     def loc(self) -> Loc:

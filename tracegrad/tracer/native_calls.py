@@ -91,5 +91,9 @@ class NativeCalls:
 
 def to_front(entries: list[Entry], entry: Entry) -> None:
     """What was hit is looked at first the next time."""
-    entries.remove(entry)
+    try:
+        entries.remove(entry)
+    except ValueError:
+        # Another thread has just forgotten it.
+        return
     entries.insert(0, entry)

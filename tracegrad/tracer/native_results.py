@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from tracegrad.runtime import entry as native
-from tracegrad.runtime.entry import Block, Entry, Wrapper, can_run, slot_offset
+from tracegrad.runtime.entry import Block, Entry, Wrapper, slot_offset
 from tracegrad.runtime.executor import Executable
 from tracegrad.runtime.random import default_generator
 from tracegrad.tracer import tape
-from tracegrad.tracer.call_backward import CompiledFunctionBackward, saving_of
+from tracegrad.tracer.call_backward import CompiledFunctionBackward, saving_now
 from tracegrad.tracer.location import user_place
 from tracegrad.tracer.recording import Ref
 from tracegrad.tracer.storage import Storage
@@ -151,7 +151,7 @@ def add_result(
     elif path.has_more:
         return
     else:
-        results = saving_of(tree, path).results
+        results = saving_now(tree, path).results
         assert results is not None
         storages = [
             stack.push(native.CALL, Storage) if watched else None for *_, watched in results
@@ -245,7 +245,7 @@ def _node(
     storages: Sequence[int | None],
 ) -> int:
     """The node on the tape: as `CompiledFunctionBackward.__init__` makes it."""
-    saving = saving_of(tree, path)
+    saving = saving_now(tree, path)
     stack.objects(path.output_types)
     stack.push(native.NEXT, tape._sequence)
     stack.objects(None, None, None, None, tree, path, saving)
@@ -292,8 +292,6 @@ def function_of(executable: Executable, arrays: Sequence[Any]) -> Entry | None:
     """A program as a native function from arrays like these to a tuple of tensors, which returns
     None for others; None if it cannot be one.
     """
-    if not can_run(executable):
-        return None
     entry = Entry(wrapper())
     for i, (value, node) in enumerate(zip(arrays, executable.graph.inputs, strict=True)):
         register = entry.argument(i)

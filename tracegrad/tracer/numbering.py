@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from tracegrad.ir.graph import Node
-from tracegrad.ir.params import frozen_params
 from tracegrad.tracer.recording import Segment, Value
 
 
@@ -45,7 +44,7 @@ class Numbering:
             if node not in self._of_node:
                 operands = tuple(self._of_node[x] for x in node.inputs)
                 # What is not pure is equal to nothing else.
-                key = (node.op.name, operands, frozen_params(node.params))
+                key = (node.op.name, operands, node.frozen_params)
                 self._of_node[node] = self._intern(key if node.op.pure else id(node))
 
     def _intern(self, key: Hashable) -> int:

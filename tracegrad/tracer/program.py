@@ -14,8 +14,9 @@ from tracegrad.config import config
 from tracegrad.ir.differentiate import joint_graph
 from tracegrad.ir.graph import Graph, Node
 from tracegrad.ir.partition import Saved, cut
-from tracegrad.ir.passes import eliminate, optimize, rewrite_everywhere
+from tracegrad.ir.passes import eliminate, expand_everywhere, optimize, rewrite_everywhere
 from tracegrad.ir.printer import text
+from tracegrad.ir.recomputation import without_checkpoints
 from tracegrad.ir.structure import structural_key
 from tracegrad.log import dump, log
 from tracegrad.tracer.zeros import without_cotangents
@@ -67,8 +68,10 @@ def executable_for(graph: Graph, layouts: tuple[Layout, ...]) -> Executable:
 
 
 def without_detach(graph: Graph) -> Graph:
-    """The graph after differentiation, when cuts of the gradient have done their work."""
-    return rewrite_everywhere(graph, _undetached)
+    """The graph after differentiation, when cuts of the gradient have done their work: also those
+    within composite ops, so that forward and backward have what they compute in common.
+    """
+    return rewrite_everywhere(expand_everywhere(graph), _undetached)
 
 
 def _undetached(node: Node) -> Node | None:
@@ -103,13 +106,21 @@ class Program:
         if any(wrt) and any(given):
             joint, present = joint_graph(graph, wrt, given, memory_budget=memory_budget)
             joint = optimize(without_detach(joint))
-            parts = cut(joint, len(graph.inputs), len(graph.outputs), present)
+            parts = cut(
+                joint,
+                len(graph.inputs),
+                len(graph.outputs),
+                present,
+                memory_budget=memory_budget,
+            )
             self.saved = parts.saved
             self.present = parts.present
-            self.backward_graph = parts.backward
-            self.forward_graph = eliminate(parts.forward)
+            self.backward_graph = without_checkpoints(parts.backward)
+            forward = without_checkpoints(parts.forward)
+            simple = forward is parts.forward
+            self.forward_graph = eliminate(forward) if simple else optimize(forward)
         else:
-            self.forward_graph = optimize(without_detach(graph))
+            self.forward_graph = optimize(without_checkpoints(without_detach(graph)))
         self.forward = executable_for(self.forward_graph, layouts)
 
     def backward(self, mask: tuple[bool, ...]) -> Executable:
@@ -149,7 +160,7 @@ def program_for(
 ) -> Program:
     """The program of a segment; segments of equal structure share it.
 
-    `memory_budget`: bytes that the gradient of a loop may save.
+    `memory_budget`: bytes that the gradient of a loop may save, and that of what is no loop.
     """
     key = (structural_key(graph), wrt, given, layouts, memory_budget)
     with _lock:

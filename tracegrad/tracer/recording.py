@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from tracegrad.ir.graph import Builder, Graph, Loc, Node
 from tracegrad.ir.op import Op
-from tracegrad.ir.params import frozen_params
 from tracegrad.ir.types import TensorType
 from tracegrad.tracer.access import Path
 from tracegrad.tracer.bounds import Requirement
@@ -96,7 +95,7 @@ class Segment:
         steps: list[Hashable] = []
         for i, node in enumerate(self.builder.nodes):
             operands = tuple(number[x] for x in node.inputs)
-            steps.append((node.op.name, operands, frozen_params(node.params), node.type))
+            steps.append((node.op.name, operands, node.frozen_params, node.type))
             number[node] = i
         return tuple(source.ref for source in self.sources), tuple(steps)
 

@@ -75,6 +75,17 @@ class Specialisation:
 
         `supersedes`: loops are rolled in another way than before, so that paths that do not fit go.
         """
+        with self.tree.changing():
+            self._add(trace, recorder, survey, leaves, supersedes)
+
+    def _add(
+        self,
+        trace: Trace,
+        recorder: Recorder,
+        survey: Survey,
+        leaves: Sequence[Any],
+        supersedes: bool,
+    ) -> None:
         self.steady = 0
         inputs = recorder.inputs
         met = recorder.rolling is not None and recorder.rolling.met_loops
@@ -191,6 +202,10 @@ class Specialisation:
         if self.watches_pattern and pattern([*leaves, *inputs], self.aliases) != self._pattern:
             return None
         return inputs
+
+    def is_at(self, tree: Tree, generation: int) -> bool:
+        """Whether what was read of `tree`, at this generation, is what holds now."""
+        return self.tree is tree and tree.generation == generation
 
     def traces(self, inputs: Sequence[Any]) -> bool:
         """Whether the trace of a call with these inputs has the same inputs.

@@ -106,6 +106,8 @@ class State(threading.local):
     mode: int = 1
     inference: bool = False
     weak_numbers: bool = False
+    # Identities of the storages that a function being checkpointed was given, and may not write to.
+    protected: frozenset[int] = frozenset()
     # Bytes that the gradient of a loop may save, as the function that is compiled says.
     memory_budget: int | None = None
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -201,8 +202,9 @@ class Tree:
         self.statistics = statistics
         self.inputs: list[TraceInput] = []
         self.root: Occurrence | None = None
-        # How many paths were added: with each, segments may come to need other programs.
-        self.growth = 0
+        # Another number with each path that is added or dropped, since segments may come to need
+        # other programs: odd until the first is there, and while the tree changes.
+        self.generation = 1
         self.paths: dict[Occurrence, Path] = {}
         self.layouts: list[Layout | None] = []
         # Of each input the number of the argument that it is; None for what is captured.
@@ -210,11 +212,23 @@ class Tree:
         self.differentiable = False
         self.writes_inputs = False
 
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """The tree, and what is checked before it is used, changes while this lasts.
+
+        Threads that run what it holds do not wait for that: they look at the generation before and
+        after, and if it is another one or odd, what they did counts for nothing.
+        """
+        self.generation |= 1
+        try:
+            yield
+        finally:
+            self.generation += 1
+
     def extend(self, trace: Trace, supersedes: bool = False) -> Path:
         """Add a path. TraceError if it does not begin as the known ones do, unless it `supersedes`
         those that part from it in more than an outcome: then they go.
         """
-        self.growth += 1
         self.inputs = trace.inputs
         self.writes_inputs |= trace.writes_inputs
         self.layouts = [
@@ -376,11 +390,13 @@ class Run:
     values     those of the inputs, then the outputs of each segment.
     steps      the segments, each with the program that ran.
     outcomes   of the guards between them.
+    generation of the tree whose programs these are.
     """
 
-    __slots__ = ("arguments", "outcomes", "steps", "values")
+    __slots__ = ("arguments", "generation", "outcomes", "steps", "values")
 
-    def __init__(self, inputs: list[Any]) -> None:
+    def __init__(self, inputs: list[Any], generation: int) -> None:
+        self.generation = generation
         self.values: list[list[Any]] = [inputs]
         self.arguments: list[list[Any]] = []
         self.steps: list[tuple[Occurrence, Program | None]] = []
@@ -454,7 +470,7 @@ def run(tree: Tree, inputs: list[Any], before: Run | None = None) -> tuple[Path,
     """
     root = tree.root
     assert root is not None
-    state = Run(inputs)
+    state = Run(inputs, tree.generation)
     if before is not None:
         state.take_over(before, root)
     if not state.steps:

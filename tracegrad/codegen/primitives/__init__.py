@@ -12,6 +12,7 @@ Importing it imports Numba. Only generated modules and the kernel compiler do.
 from __future__ import annotations
 
 from tracegrad.codegen.primitives.arithmetic import *  # noqa: F403
+from tracegrad.codegen.primitives.atomics import *  # noqa: F403
 from tracegrad.codegen.primitives.blas import *  # noqa: F403
 from tracegrad.codegen.primitives.buffers import *  # noqa: F403
 from tracegrad.codegen.primitives.circular import *  # noqa: F403

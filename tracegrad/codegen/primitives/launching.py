@@ -26,8 +26,8 @@ def launch_step(pointers: int, step: int, program: int, control: int) -> None:
     below zero says that the kernel calls BLAS, which may have threads of its own.
 
     The words at `control` are the number of threads, the address of the function that runs a step
-    in so many parts, and those of BLAS's functions to set and get its number of threads. An address
-    is 0 where there is no such function.
+    in threads, those of BLAS's functions to set and get its number of threads, and that of the pool
+    of threads. An address is 0 where there is no such thing.
     """
     extent = word(step, 2)
     grain = word(step, 3)
@@ -40,7 +40,7 @@ def launch_step(pointers: int, step: int, program: int, control: int) -> None:
     elif grain < 0:
         before = call_address(read_word(control, 3), ()) & 0xFFFF
         call_address(set_threads, (1,))
-        call_kernel(run_in_threads, pointers, step, program, parts)
+        call_kernel(run_in_threads, pointers, step, program, control)
         call_address(set_threads, (before,))
     else:
-        call_kernel(run_in_threads, pointers, step, program, parts)
+        call_kernel(run_in_threads, pointers, step, program, control)

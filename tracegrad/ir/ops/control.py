@@ -24,6 +24,10 @@ which need not be given where it is False, it saves the carries alone, and compu
     cond(index, *operands; branches)
 
 is the graph number `index`, clamped to the nearest one, on the operands.
+
+    checkpoint(*operands; body)
+
+is the graph `body` on the operands. Reverse mode saves nothing of it, and computes it again.
 """
 
 from __future__ import annotations
@@ -198,6 +202,29 @@ cond = general(
 )
 
 
+def _infer_checkpoint(*operands: Type, body: Graph) -> Any:
+    _expect("checkpoint", "the inputs of the body", [x.type for x in body.inputs], operands)
+    return TupleType(tuple(x.type for x in body.outputs))
+
+
+def _evaluate_checkpoint(*operands: Array, body: Graph) -> Any:
+    from tracegrad.ir.interpret import interpret
+
+    return tuple(interpret(body, operands))
+
+
+checkpoint = general(
+    "checkpoint",
+    family="control",
+    infer=_infer_checkpoint,
+    evaluate=_evaluate_checkpoint,
+    vjp=NONDIFFERENTIABLE,
+    arity=None,
+    samples=[],
+    grad_name="CheckpointBackward",
+)
+
+
 def _infer_item(value: Type, index: int) -> Any:
     if not isinstance(value, TupleType):
         raise ShapeError(f"item: takes a tuple, not {value}")
@@ -262,18 +289,18 @@ def items(node: Node) -> list[Node]:
 
 def is_control(node: Node) -> bool:
     """Whether a node has graphs among its parameters."""
-    return node.op is while_loop or node.op is cond
+    return node.op is while_loop or node.op is cond or node.op is checkpoint
 
 
 def graphs_of(node: Node) -> tuple[Graph, ...]:
     """The graphs among a node's parameters."""
-    if node.op is while_loop:
+    if node.op is while_loop or node.op is checkpoint:
         return (node.params["body"],)
     return node.params["branches"] if node.op is cond else ()
 
 
 def with_graphs(node: Node, graphs: Sequence[Graph]) -> dict[str, Any]:
     """The parameters of a node with other graphs in place of its own."""
-    name = "body" if node.op is while_loop else "branches"
-    value: Any = graphs[0] if node.op is while_loop else tuple(graphs)
-    return {**node.params, name: value}
+    if node.op is cond:
+        return {**node.params, "branches": tuple(graphs)}
+    return {**node.params, "body": graphs[0]}

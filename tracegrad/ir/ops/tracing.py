@@ -1,4 +1,4 @@
-"""Ops that only say to reverse mode what a program did; they compute nothing."""
+"""Ops that compute nothing: they say to reverse mode what a program did, or what it is to do."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.ir.families import composite, elementwise, floating
+from tracegrad.ir.families import composite, elementwise, floating, general
 from tracegrad.ir.graph import Node
 from tracegrad.ir.op import Sample
-from tracegrad.ir.types import int64
+from tracegrad.ir.types import TensorType, int64
 
 
 def _expand(old: Node, new: Node) -> Node:
@@ -51,6 +51,27 @@ carried = composite(
     vjp=(lambda g, y, x, number: g,),
     arity=1,
     samples=[Sample(((3, 4),), {"number": 0})],
+)
+
+
+def _infer_after(x: TensorType, *others: TensorType) -> TensorType:
+    return x
+
+
+def _vjp_after(i: int, g: Node, y: Node, *xs: Node) -> Node | None:
+    return g if i == 0 else None
+
+
+# The first operand, once the others are there. It is another value than the operand, so that what
+# is computed of it is not what has been computed already.
+after = general(
+    "after",
+    family="movement",
+    infer=_infer_after,
+    evaluate=lambda x, *others: x,
+    vjp=_vjp_after,
+    arity=None,
+    samples=[Sample(((3, 4), (2,)), {}), Sample(((), (2,), (3,)), {})],
 )
 
 
