@@ -63,3 +63,17 @@ def every_compiled_graph_survives_printing_and_parsing():
     executor.legalize = checked
     yield
     executor.legalize = legalize
+
+
+@pytest.fixture
+def fresh_cache(tmp_path):
+    """A cache directory without object code, for tests of what is compiled and how."""
+    from tracegrad.config import config
+    from tracegrad.runtime import kernels
+
+    known = dict(kernels._kernels)
+    kernels._kernels.clear()
+    with config.override(cache_dir=tmp_path):
+        yield tmp_path
+    kernels._kernels.clear()
+    kernels._kernels.update(known)

@@ -12,7 +12,6 @@ import pytest
 
 from tracegrad.codegen.gemm import BatchAxis, Matrix, gemm_extent, gemm_source, gemm_table
 from tracegrad.codegen.table import real_bits
-from tracegrad.config import config
 from tracegrad.runtime import kernels, memory, program
 from tracegrad.runtime.blas import gemm_addresses
 from tracegrad.runtime.program import Buffer, Program, Step
@@ -113,17 +112,6 @@ x86 = pytest.mark.skipif(
 def packed(kernel, operation):
     """Whether the machine code holds an operation on a whole register, of any width."""
     return re.search(rf"\bv?{operation}\b", kernel.assembly()) is not None
-
-
-@pytest.fixture
-def fresh_cache(tmp_path):
-    """A cache directory without object code, for tests that read the assembly text."""
-    known = dict(kernels._kernels)
-    kernels._kernels.clear()
-    with config.override(cache_dir=tmp_path):
-        yield tmp_path
-    kernels._kernels.clear()
-    kernels._kernels.update(known)
 
 
 @x86

@@ -120,7 +120,8 @@ def _tangent_of(n: Value, r: Value, low: Value) -> Value:
     cube = low.muladd(square.muladd(0.7, 1.0), cube)
     # Of odd n it is -1 / tan(r).
     odd = _is_odd(n)
-    quotient = odd.choose(-denominator, cube) / odd.choose(r.muladd(denominator, cube), denominator)
+    product = r.fma(denominator, cube)
+    quotient = odd.choose(-denominator, cube) / odd.choose(product, denominator)
     return odd.choose(0.0, r) + quotient
 
 

@@ -285,8 +285,7 @@ def scaled(x: Value, exponent: Value) -> Value:
         function = builder.module.declare_intrinsic("llvm.ldexp", [x.ref.type, i32], shape)
         return Value(builder, builder.call(function, [x.ref, steps]))
     half = exponent >> 1
-    near = (x.bits + (half << x.format.fraction)).number
-    return near * power_of_two(exponent - half)
+    return x * power_of_two(half) * power_of_two(exponent - half)
 
 
 def reciprocal_to_one_digit(x: Value) -> Value:

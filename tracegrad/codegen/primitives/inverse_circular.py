@@ -1,7 +1,7 @@
 """Arcsine, arccosine and arctangent.
 
 Arcsine and arccosine of numbers above 1/2 are those of the square root of (1 - x) / 2. The
-arctangent of a quotient is that of a number below tan(pi/8) and a multiple of pi/4, by exchanging
+arctangent of a quotient is that of a number below tan(1/2) and a multiple of pi/4, by exchanging
 the two and by tan(a - pi/4) = (tan(a) - 1) / (tan(a) + 1), so that one division is enough.
 Coefficients are minimax for the relative error of the result; docs/vector-math.md says more.
 """
@@ -39,17 +39,19 @@ _ASIN = {
     ),
 }
 
-# atan(q) = q + q**3 * (...) in q**2.
+# atan(q) = q + q**3 * (...) in q**2, up to the tangent of 1/2: an angle above is no less than 1/2,
+# where a last place is as large as what sum, difference and quotient lose.
+_STEEP = math.tan(0.5)
 _ATAN = {
     "f32": (
-        *(-0.3333331346511841, 0.19998371601104736, -0.14241743087768555),
-        *(0.10581150650978088, -0.06047296151518822),
+        *(-0.3333311676979065, 0.19989392161369324, -0.14114335179328918, 0.09863867610692978),
+        *(-0.04639226570725441,),
     ),
     "f64": (
-        *(-0.33333333333333187, 0.1999999999995058, -0.14285714279893352),
-        *(0.11111110768294406, -0.09090897321237995, 0.07692052438470104),
-        *(-0.06663015458891522, 0.05847242923416261, -0.050363830166543264),
-        *(0.03799007537832311, -0.01782534704090893),
+        *(-0.3333333333333317, 0.19999999999956436, -0.14285714281630546, 0.1111111091775434),
+        *(-0.09090903671973868, 0.0769220965822195, -0.0666546113658489, 0.05871960198695306),
+        *(-0.05199295027261478, 0.04480641393866159, -0.0346341433280053, 0.02035158873756959),
+        *(-0.006422309776970187,),
     ),
 }
 
@@ -91,7 +93,7 @@ def _arctangent(a: Value, b: Value, back: Value | None = None) -> Value:
     form = a.format
     steep = a > b
     low, high = steep.choose(b, a), steep.choose(a, b)
-    middle = low > high * math.tan(math.pi / 8)
+    middle = low > high * _STEEP
     quotient = middle.choose(low - high, low) / middle.choose(low + high, high)
     square = quotient * quotient
     # The angle is base + quotient + rest; the two latter change their sign with each subtraction.
@@ -120,9 +122,10 @@ def _atan2(y: Value, x: Value) -> Value:
     b = zero.choose(1.0, b)
     infinite = a.equals(math.inf) & b.equals(math.inf)
     a, b = infinite.choose(1.0, a), infinite.choose(1.0, b)
-    # Their sum may be infinite.
+    # The sum of large ones may be infinite, and products of subnormal ones lose digits.
     large = (a > 2.0**form.bias) | (b > 2.0**form.bias)
-    scale = large.choose(0.25, x.like(1.0))
+    small = (a < form.smallest_normal) & (b < form.smallest_normal)
+    scale = large.choose(0.25, small.choose(2.0**form.fraction, x.like(1.0)))
     return _arctangent(a * scale, b * scale, x.bits < 0).copysign(y)
 
 

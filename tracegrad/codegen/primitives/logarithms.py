@@ -10,7 +10,14 @@ from __future__ import annotations
 
 import math
 
-from tracegrad.codegen.primitives.expressions import DOUBLE, Body, Value, function, polynomial
+from tracegrad.codegen.primitives.expressions import (
+    DOUBLE,
+    Body,
+    Value,
+    function,
+    polynomial,
+    reciprocal_to_one_digit,
+)
 
 __all__ = ["acosh", "asinh", "atanh", "log", "log10", "log1p", "log2"]
 
@@ -97,7 +104,7 @@ def _to_base(scale: Parts, of_two: Parts) -> Body:
         tail = (a * b).muladd(high, f * low)
         if rest:
             tail = n.muladd(rest, tail)
-        return _with_limits(x, 0.0, n.muladd(step, f.muladd(high, tail)))
+        return _with_limits(x, 0.0, n.muladd(step, f.fma(high, tail)))
 
     return logarithm
 
@@ -164,11 +171,15 @@ def _acosh(x: Value) -> Value:
     """log(1 + d + s) of d = x - 1 and s = sqrt(x**2 - 1), or log(2 * x)."""
     large = x > 2.0 ** (x.format.fraction + 2)
     d = x - 1.0
-    square = d.muladd(d, d + d)
+    twice = d + d
+    square = d.fma(d, twice)
     s = square.sqrt()
+    # What the square and its root have lost in rounding.
+    lost = s.fma(-s, square) + d.fma(d, twice - square)
+    lost = lost * (reciprocal_to_one_digit(s) * 0.5)
     total = s + d
     argument = large.choose(x, total)
-    low = large.choose(x.like(0.0), d - (total - s))
+    low = large.choose(x.like(0.0), (d - (total - s)) + lost)
     result = (x < math.inf).choose(_log_of_long_sum(argument, low, large), x)
     return (x >= 1.0).choose(result, x.like(math.nan))
 
