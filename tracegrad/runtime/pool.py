@@ -9,11 +9,11 @@ The pool is a block of words. Those that are written at the same time by differe
 cache lines of their own.
 
      0  epoch: how many steps there have been       1  how many workers sleep
-     8  the next chunk to be taken                 16  how many workers look at the step
+     8  where the next chunk begins                16  how many workers look at the step
     24  whether chunks may be taken                25  kernel
     26  pointers                                   27  table
     28  extent                                     29  size of a chunk
-    30  number of chunks                           31  number of threads that may take part
+    30  number of threads that may take part
     32  whether a step is being run
     40  addresses of C functions: lock, unlock, wait, wake all, give up the processor
     45  addresses of a mutex and a condition variable
@@ -38,7 +38,7 @@ from tracegrad.codegen.primitives import (
 
 # Where the words of the pool are; see above.
 EPOCH, SLEEPERS, NEXT, ACTIVE, OPEN, KERNEL, POINTERS, TABLE = 0, 1, 8, 16, 24, 25, 26, 27
-EXTENT, SIZE, CHUNKS, THREADS, BUSY = 28, 29, 30, 31, 32
+EXTENT, SIZE, THREADS, BUSY = 28, 29, 30, 32
 LOCK, UNLOCK, WAIT, WAKE, YIELD, MUTEX, CONDITION = 40, 41, 42, 43, 44, 45, 46
 
 # A worker looks for the next step so many times, some 20 us, before it sleeps: to be woken takes a
@@ -63,18 +63,16 @@ def run_step(pointers: int, step: int, program: int, control: int) -> None:
     # A long loop is cut at multiples of 64, so that two threads do not share a cache line.
     if size >= 1024:
         size = (size + 63) // 64 * 64
-    chunks = (extent + size - 1) // size
     if atomic_swap(pool, BUSY, 1) != 0:
         # A kernel that itself has come here, or a thread of Python without the GIL.
-        for chunk in range(chunks):
-            call_kernel(kernel, pointers, table, chunk * size, min(chunk * size + size, extent))
+        for start in range(0, extent, size):
+            call_kernel(kernel, pointers, table, start, min(start + size, extent))
         return
     store_word(pool, KERNEL, kernel)
     store_word(pool, POINTERS, pointers)
     store_word(pool, TABLE, table)
     store_word(pool, EXTENT, extent)
     store_word(pool, SIZE, size)
-    store_word(pool, CHUNKS, chunks)
     store_word(pool, THREADS, threads)
     atomic_store(pool, NEXT, 0)
     atomic_store(pool, OPEN, 1)
@@ -84,11 +82,10 @@ def run_step(pointers: int, step: int, program: int, control: int) -> None:
         call_address(read_word(pool, LOCK), (mutex,))
         call_address(read_word(pool, WAKE), (read_word(pool, CONDITION),))
         call_address(read_word(pool, UNLOCK), (mutex,))
-    take = 0
-    while take < chunks:
-        take = atomic_add(pool, NEXT, 1)
-        if take < chunks:
-            call_kernel(kernel, pointers, table, take * size, min(take * size + size, extent))
+    start = atomic_add(pool, NEXT, size)
+    while start < extent:
+        call_kernel(kernel, pointers, table, start, min(start + size, extent))
+        start = atomic_add(pool, NEXT, size)
     # Either a worker sees that the step is closed, or it is seen here that it is active.
     atomic_store(pool, OPEN, 0)
     turns = 0
@@ -121,16 +118,15 @@ def worker(pool: int, number: int) -> None:
         seen = atomic_load(pool, EPOCH)
         atomic_add(pool, ACTIVE, 1)
         if atomic_load(pool, OPEN) == 1 and number < read_word(pool, THREADS):
+            # The loop of `run_step`, written out: to compile a function for both takes longer than
+            # to compile it twice.
             kernel = read_word(pool, KERNEL)
             pointers = read_word(pool, POINTERS)
             table = read_word(pool, TABLE)
             extent = read_word(pool, EXTENT)
             size = read_word(pool, SIZE)
-            chunks = read_word(pool, CHUNKS)
-            take = 0
-            while take < chunks:
-                take = atomic_add(pool, NEXT, 1)
-                if take < chunks:
-                    start = take * size
-                    call_kernel(kernel, pointers, table, start, min(start + size, extent))
+            start = atomic_add(pool, NEXT, size)
+            while start < extent:
+                call_kernel(kernel, pointers, table, start, min(start + size, extent))
+                start = atomic_add(pool, NEXT, size)
         atomic_add(pool, ACTIVE, -1)
