@@ -13,14 +13,14 @@ import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tracegrad.runtime import memory
 from tracegrad.runtime.executor import Executable
-from tracegrad.runtime.program import interpreter_source, method_definition, native_function
+from tracegrad.runtime.kernels import machine_source
+from tracegrad.runtime.program import method_definition, native_function
 
 Array = np.ndarray[Any, Any]
 
@@ -318,7 +318,7 @@ class Entry:
                 steps,
                 len(self._steps),
                 _new_array(),
-                method_definition(interpreter_source(), "call").address,
+                method_definition(machine_source("interpreter"), "call").address,
                 clock.ctypes.data,
                 id(False),
                 wrapper.node // 8,
@@ -338,7 +338,7 @@ class Entry:
         )
         self._keep += [clock, blocks]
         self.words = np.array(layout.words, np.int64)
-        self.native = native_function(_source(), "replay", self.words)
+        self.native = native_function(machine_source("replay"), "replay", self.words)
 
     def _block(
         self,
@@ -469,11 +469,6 @@ class _Layout:
 def can_decide(dtype: np.dtype[Any], truth: bool) -> bool:
     """Whether native code can tell the outcome of a condition of this dtype."""
     return dtype.str[1:] in (_TRUTHS if truth else _WHOLE)
-
-
-@cache
-def _source() -> str:
-    return Path(__file__).with_name("replay.py").read_text(encoding="utf-8")
 
 
 @cache

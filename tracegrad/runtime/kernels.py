@@ -39,15 +39,12 @@ class Kernel:
     address: int
     entry: str = "kernel"
     signature: str = KERNEL_SIGNATURE
-    parallel: bool = False
 
     def assembly(self) -> str:
         """The machine code in text."""
         from tracegrad.runtime import machine_code
 
-        return machine_code.assembly(
-            _entry(self.name, self.source, self.entry, self.signature, self.parallel)
-        )
+        return machine_code.assembly(_entry(self.name, self.source, self.entry, self.signature))
 
 
 @dataclass(slots=True)
@@ -66,18 +63,12 @@ _kernels: dict[str, Kernel] = {}
 _lock = threading.RLock()
 
 
-def compile_kernel(
-    source: str,
-    entry: str = "kernel",
-    signature: str = KERNEL_SIGNATURE,
-    parallel: bool = False,
-) -> Kernel:
+def compile_kernel(source: str, entry: str = "kernel", signature: str = KERNEL_SIGNATURE) -> Kernel:
     """The kernel that a generated source describes.
 
     `source` defines `kernel(pointers, table, start, stop)`, four integers; it should import what
     it uses from `tracegrad.codegen.primitives`. The other arguments are for the interpreters of
-    programs, which are compiled the same way: another function of the source, its C signature,
-    and whether Numba may run its `prange` loops in threads.
+    programs, which are compiled the same way: another function of the source and its C signature.
 
     Raises:
         CompilationError: the source is no valid kernel; that is a bug of codegen.
@@ -90,13 +81,13 @@ def compile_kernel(
     with _lock:
         kernel = _kernels.get(key)
         if kernel is None:
-            kernel = _kernels[key] = _make(source, entry, signature, parallel)
+            kernel = _kernels[key] = _make(source, entry, signature)
         else:
             statistics.reused += 1
         return kernel
 
 
-def _make(source: str, entry: str, signature: str, parallel: bool) -> Kernel:
+def _make(source: str, entry: str, signature: str) -> Kernel:
     """Load a kernel from disk, or compile it, and count which."""
     from tracegrad.runtime import linking
 
@@ -108,21 +99,21 @@ def _make(source: str, entry: str, signature: str, parallel: bool) -> Kernel:
         statistics.loaded += 1
         done = "loaded"
     else:
-        address = _compile(name, source, entry, signature, parallel)
+        address = _compile(name, source, entry, signature)
         statistics.compiled += 1
         done = "compiled"
     seconds = time.perf_counter() - begin
     statistics.seconds += seconds
     log("cache", lambda: f"{name} {done} in {seconds * 1e3:.0f} ms")
-    return Kernel(name, source, address, entry, signature, parallel)
+    return Kernel(name, source, address, entry, signature)
 
 
-def _compile(name: str, source: str, entry: str, signature: str, parallel: bool) -> int:
+def _compile(name: str, source: str, entry: str, signature: str) -> int:
     """Compile a kernel, keep it for other processes, and load it; its address."""
     from tracegrad.runtime import linking, machine_code
 
     try:
-        code = machine_code.compile_object(_entry(name, source, entry, signature, parallel))
+        code = machine_code.compile_object(_entry(name, source, entry, signature))
     except CompilationError as error:
         handle, path = tempfile.mkstemp(prefix="tracegrad-", suffix=".py")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -141,15 +132,19 @@ def _compile(name: str, source: str, entry: str, signature: str, parallel: bool)
     return address
 
 
-def _entry(
-    name: str, source: str, entry: str, signature: str, parallel: bool
-) -> machine_code.Entry:
+def _entry(name: str, source: str, entry: str, signature: str) -> machine_code.Entry:
     """The function of a source, with the symbol that it gets."""
     from tracegrad.runtime import machine_code
 
     namespace: dict[str, Any] = {"__name__": f"tracegrad.{name}"}
     exec(compile(source, f"<{name}>", "exec"), namespace)
-    return machine_code.Entry(namespace[entry], name, signature, parallel)
+    return machine_code.Entry(namespace[entry], name, signature)
+
+
+@cache
+def machine_source(name: str) -> str:
+    """The text of a module of this package, such as those that are compiled and never imported."""
+    return Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
 
 
 @cache
@@ -168,6 +163,6 @@ def _toolchain() -> str:
         processor.cpu_features(),
         f"libmvec {vector_widths()}",
         *[path.read_text(encoding="utf-8") for path in sorted(vocabulary.glob("*.py"))],
-        Path(__file__).with_name("machine_code.py").read_text(encoding="utf-8"),
+        machine_source("machine_code"),
     ]
     return "\n".join(parts)

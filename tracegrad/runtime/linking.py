@@ -39,13 +39,10 @@ def _has(symbols: tuple[str, ...]) -> bool:
 
 @cache
 def _provide_numba_functions() -> None:
-    """Enter what Numba's generated code calls, its thread pool among it."""
+    """Enter what Numba's generated code calls, such as its allocator."""
     from numba.core.registry import cpu_target
-    from numba.np.ufunc import parallel
 
     _ = cpu_target.target_context
-    launch: Any = parallel._launch_threads
-    launch()
 
 
 @cache

@@ -55,19 +55,16 @@ _PASSES = (
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is compiled: a function, the symbol and C signature of its entry, and whether Numba may
-    run its `prange` loops in threads.
-    """
+    """What is compiled: a function, and the symbol and C signature of its entry."""
 
     function: FunctionType
     symbol: str
     signature: str
-    parallel: bool
 
     @property
     def needs_all_passes(self) -> bool:
-        """Whether it has `prange` loops or NumPy's arrays and functions, which Numba rewrites."""
-        return self.parallel or "np" in self.function.__code__.co_names
+        """Whether it has NumPy's arrays and functions, which Numba rewrites."""
+        return "np" in self.function.__code__.co_names
 
 
 class _Pipeline(compiler.CompilerBase):
@@ -199,9 +196,6 @@ def _flags(entry: Entry) -> Any:
     flags.no_cfunc_wrapper = True
     flags.error_model = "numpy"
     flags.nrt = entry.needs_all_passes
-    if entry.parallel:
-        flags.auto_parallel = _cpu.ParallelOptions(True)
-    else:
-        # Contraction to fused multiply-add is the one licence given to all arithmetic.
-        flags.fastmath = _cpu.FastMathOptions({"contract"})
+    # Contraction to fused multiply-add is the one licence given to all arithmetic.
+    flags.fastmath = _cpu.FastMathOptions({"contract"})
     return flags

@@ -277,9 +277,8 @@ _NOTHING: Block = np.empty(0, np.uint8)
 def scratch(nbytes: int) -> Block:
     """At least `nbytes` of memory for the temporaries of one native call, 64-byte aligned.
 
-    All programs that a thread runs share it, and no two threads do: a step that runs in several
-    threads lets other Python threads run programs meanwhile. Contents last for one call. Pass the
-    array itself to `Program.run`, or keep it until the call returns.
+    All programs that a thread runs share it, and no two threads do. Contents last for one call.
+    Pass the array itself to `Program.run`, or keep it until the call returns.
     """
     arena: Block = _scratch.arena
     if arena.nbytes < nbytes:

@@ -28,7 +28,7 @@ _TEMPORARY = ".tmp"
 # The size of the directory is looked at once in so many writes of a process, the first among them:
 # that takes a walk through all files.
 _INTERVAL = 64
-# After a clean-up so much of the limit is in use, and the next one is not due at once.
+# After a clean-up so much of the limit is in use.
 _KEPT = 0.75
 # A temporary file this old, in seconds, belongs to a process that died while it wrote.
 _ABANDONED = 3600.0
@@ -87,22 +87,20 @@ def clear() -> int:
 
     What this process has loaded goes on working.
     """
-    return _remove(0)
+    return shrink(0)
 
 
 def shrink(limit: int) -> int:
-    """Keep the files within `limit` bytes; the number of bytes that were removed."""
-    total = sum(size for _, size, _ in _files())
-    return _remove(int(limit * _KEPT)) if total > limit else 0
-
-
-def _remove(kept: int) -> int:
-    """Remove files, those unused for longest first, until they take at most `kept` bytes."""
+    """If the files take more than `limit` bytes, remove those unused for longest, until so much
+    less is in use that the next time is not soon; the number of bytes that were removed.
+    """
     files = sorted(_files())
     total = sum(size for _, size, _ in files)
+    if total <= limit:
+        return 0
     removed = 0
     for _, size, path in files:
-        if total - removed <= kept:
+        if total - removed <= limit * _KEPT:
             break
         # Another process may be doing the same.
         with contextlib.suppress(OSError):
@@ -139,7 +137,6 @@ def _encode(source: str, code: ObjectCode) -> bytes:
         "symbol": code.symbol,
         "requires": code.requires,
         "source": len(text),
-        "code": len(code.code),
         "checksum": hashlib.sha256(code.code).hexdigest(),
     }
     return json.dumps(header).encode() + b"\n" + text + code.code

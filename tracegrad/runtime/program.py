@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ import numpy as np
 from tracegrad.config import config
 from tracegrad.errors import CompilationError
 from tracegrad.runtime import blas, workers
-from tracegrad.runtime.kernels import Kernel, compile_kernel
+from tracegrad.runtime.kernels import Kernel, compile_kernel, machine_source
 
 _HEADER = 12
 _METH_FASTCALL = 0x0080
@@ -83,8 +82,8 @@ class Program:
         self.bases = bases
         self.threads = threads
         self.words = _assemble(self.buffers, self.steps, bases)
-        self.run = native_function(interpreter_source(), "call", self.words)
-        if threads or any(step.extent // max(abs(step.grain), 1) > 1 for step in self.steps):
+        self.run = native_function(machine_source("interpreter"), "call", self.words)
+        if threads or any(step.extent // max(step.grain, 1) > 1 for step in self.steps):
             _want_threads()
 
     def only(self, steps: Sequence[Step]) -> Program:
@@ -135,12 +134,6 @@ class _MethodDefinition(ctypes.Structure):
         ("flags", ctypes.c_int),
         ("documentation", ctypes.c_char_p),
     )
-
-
-@cache
-def interpreter_source() -> str:
-    """The interpreter's source; it is compiled, and cached, like any kernel."""
-    return Path(__file__).with_name("interpreter.py").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)

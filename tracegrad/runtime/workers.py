@@ -13,10 +13,9 @@ import ctypes
 import os
 import threading
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-from tracegrad.runtime.kernels import compile_kernel
+from tracegrad.runtime.kernels import compile_kernel, machine_source
 
 _WORDS = 64
 # Room for a mutex and a condition variable of the C library; 64 bytes at most on Linux and macOS.
@@ -38,7 +37,7 @@ def start(threads: int) -> tuple[int, int]:
             )
             thread.start()
             _started.append(thread)
-    return compile_kernel(_source(), "run_step").address, pool
+    return compile_kernel(machine_source("pool"), "run_step").address, pool
 
 
 _lock = threading.Lock()
@@ -46,14 +45,9 @@ _started: list[threading.Thread] = []
 
 
 @cache
-def _source() -> str:
-    return Path(__file__).with_name("pool.py").read_text(encoding="utf-8")
-
-
-@cache
 def _worker() -> Any:
     """The life of a worker, as a function that ctypes calls without the GIL."""
-    address = compile_kernel(_source(), "worker", "void(intp, intp)").address
+    address = compile_kernel(machine_source("pool"), "worker", "void(intp, intp)").address
     return ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)(address)
 
 
