@@ -16,14 +16,14 @@ from tracegrad.codegen.affine import Affine
 from tracegrad.codegen.formula import REGISTER, expression
 from tracegrad.codegen.instructions import Address, Block, Fold, Let, Lowered, Store
 from tracegrad.codegen.loop_order import crosses, nest_order
+from tracegrad.codegen.steps import SEARCHES
 from tracegrad.codegen.text import Launch, Text
 from tracegrad.ir.types import DType, float64
 from tracegrad.ir.types import bool_ as boolean
 
 # A float accumulator takes so many elements before it is added to the row's total, which is in
-# float64: short
-# enough that rounding stays below NumPy's pairwise sum, long enough that the inner loop is all
-# vector work.
+# float64: short enough that rounding stays below NumPy's pairwise sum, long enough that the inner
+# loop is all vector work.
 RUN = 4096
 # Columns that a column-wise reduction keeps in cache while it walks the rows.
 STRIP = 2048
@@ -379,7 +379,7 @@ def _is_structure(value: Any, dtype: DType) -> bool:
 
 
 def _is_arg(fold: Fold) -> bool:
-    return fold.node.op.name in ("argmax", "argmin")
+    return fold.node.op.name in SEARCHES
 
 
 def _operand(fold: Fold) -> DType:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from tracegrad.codegen.affine import Index, Shape, squeeze
-from tracegrad.codegen.steps import Kernel, Read, is_column
+from tracegrad.codegen.steps import SEARCHES, Kernel, Read, is_column
 from tracegrad.ir.graph import Node
 
 # A row kernel of fewer rows than this runs its passes on one thread, which large rows should not.
@@ -27,7 +27,7 @@ def fits(
     if axes is not None:
         if not inner or kernel.axes not in (None, axes):
             return False
-        if is_column(domain, axes) and reduction in ("argmax", "argmin"):
+        if is_column(domain, axes) and reduction in SEARCHES:
             return False
     outer = not inner and axes is None and kernel.axes is not None and kernel.rows == domain
     if not (inner or outer):

@@ -24,7 +24,8 @@ def nest_order(lowered: Lowered) -> list[int]:
     loops = range(len(kernel.domain))
     if kernel.serial:
         return list(loops)
-    cost = [_cost(_accesses(lowered), loop) for loop in loops]
+    accesses = _accesses(lowered)
+    cost = [_cost(accesses, loop) for loop in loops]
     if kernel.axes is None:
         return _sorted(loops, cost)
     reduced = _sorted(kernel.axes, cost)
@@ -39,13 +40,13 @@ def prefers_columns(lowered: Lowered) -> bool:
     not finish one result after the other.
     """
     kernel = lowered.kernel
-    folds = [x for block in lowered.passes for x in block.code if isinstance(x, Fold)]
+    folds = any(isinstance(x, Fold) for block in lowered.passes for x in block.code)
     if not kernel.axes or not kernel.kept or not folds:
         return lowered.column
     if not lowered.column and (
         len(lowered.passes) > 1
         or kernel.serial
-        or any(x.node.op.name.startswith("arg") or x.node.dtype.name == "float16" for x in folds)
+        or any(root.needs_register for root in kernel.roots)
     ):
         return False
     accesses = _accesses(lowered)

@@ -1,9 +1,9 @@
 """From a scheduled kernel to instructions: what is loaded, computed, folded and stored, pass by
 pass.
 
-A kernel that reduces has *row level* (once for each row) and *inner level* (for each
-element); the inner level is walked in passes, since a value that needs a finished reduction has to
-wait for the next walk over the row.
+A kernel that reduces has *row level* (once for each row) and *inner level* (for each element); the
+inner level is walked in passes, since a value that needs a finished reduction has to wait for the
+next walk over the row.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def lower(
     `known`: intervals of integers. `prefix` begins every name, where several kernels share a
     function, and `inline` says that it is part of one. `apart`: sums that no product is fused into.
     """
-    column = kernel.is_column and not any(_needs_register(root) for root in kernel.roots)
+    column = kernel.is_column and not any(root.needs_register for root in kernel.roots)
     first = _Lowering(kernel, places, known, prefix, apart, column, {})
     lowered = first.run()
     lent = lenders(lowered, first.repeated, first.stage_of_root)
@@ -64,11 +64,6 @@ def lower(
     if lent or column != lowered.column:
         lowered = _Lowering(kernel, places, known, prefix, apart, column, lent).run()
     return lowered
-
-
-def _needs_register(root: Root) -> bool:
-    """Whether memory cannot hold the accumulator of a reduction."""
-    return root.fold and (root.node.dtype.name == "float16" or root.node.op.name.startswith("arg"))
 
 
 class _Lowering:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from tracegrad.codegen.affine import Shape
 from tracegrad.codegen.fusion import LARGE, MIN_ROWS
 from tracegrad.codegen.placement import CALLS
+from tracegrad.codegen.steps import SEARCHES
 from tracegrad.ir.graph import Builder, Graph, Node
 from tracegrad.ir.op import OPS
 
@@ -24,7 +25,7 @@ BLOCK = 1 << 14
 
 def is_whole(node: Node) -> bool:
     """Whether one reduction of a large array would be left to a single row."""
-    if node.op.family != "reduction" or node.op.name in ("argmax", "argmin"):
+    if node.op.family != "reduction" or node.op.name in SEARCHES:
         return False
     return node.inputs[0].type.size > LARGE and node.type.size == 1
 
@@ -61,11 +62,9 @@ def in_stages(node: Node, x: Node) -> Node:
     shape = rows_of(node.inputs[0].shape)
     if shape is None:
         return Builder.current().append(node.op, [x], node.params, node.loc)
-    if x.shape != shape:
-        x = OPS["reshape"](x, shape=shape)
-    partial = node.op(x, axes=tuple(range(1, len(shape))), keepdims=False)
+    partial = node.op(_reshaped(x, shape), axes=tuple(range(1, len(shape))), keepdims=False)
     total = node.op(partial, axes=(0,), keepdims=False)
-    return OPS["reshape"](total, shape=node.shape) if node.shape else total
+    return _reshaped(total, node.shape)
 
 
 class _Groups:
@@ -136,19 +135,12 @@ def _can_be_rows(x: Node, shape: Shape) -> bool:
 
 def in_rows(node: Node, inputs: list[Node], shape: Shape) -> Node:
     """A pointwise node over the shape of rows, of operands in any shape."""
-    builder = Builder.current()
+    # A number is broadcast in whatever shape.
+    taken = [_reshaped(x, () if x.type.size == 1 else shape) for x in inputs]
     if node.op.name == "broadcast_to":
-        return OPS["broadcast_to"](_number(inputs[0]), shape=shape)
-    taken = [
-        _number(x)
-        if x.type.size == 1
-        else x
-        if x.shape == shape
-        else OPS["reshape"](x, shape=shape)
-        for x in inputs
-    ]
-    return builder.append(node.op, taken, node.params, node.loc)
+        return OPS["broadcast_to"](*taken, shape=shape)
+    return Builder.current().append(node.op, taken, node.params, node.loc)
 
 
-def _number(x: Node) -> Node:
-    return OPS["reshape"](x, shape=()) if x.shape else x
+def _reshaped(x: Node, shape: Shape) -> Node:
+    return x if x.shape == shape else OPS["reshape"](x, shape=shape)

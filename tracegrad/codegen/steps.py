@@ -11,6 +11,9 @@ from tracegrad.ir.graph import Graph, Node
 from tracegrad.ir.intervals import Interval
 from tracegrad.ir.types import DType
 
+SEARCHES = frozenset({"argmax", "argmin"})
+"""Reductions whose result is a position."""
+
 
 @dataclass(eq=False)
 class Buffer:
@@ -50,6 +53,14 @@ class Root:
     accumulate: bool = False
     origin: View | None = None
     private: bool = False
+
+    @property
+    def needs_register(self) -> bool:
+        """Whether memory cannot hold the accumulator of a reduction: float16 has too few digits,
+        and the search for a position also keeps the best value.
+        """
+        node = self.node
+        return self.fold and (node.dtype.name == "float16" or node.op.name in SEARCHES)
 
 
 @dataclass(eq=False)

@@ -21,9 +21,8 @@ class Launch:
 
     A word is ("buffer", Buffer), ("view", View) for a buffer from the view's offset on, or ("int",
     n); `extent` steps of the outermost loop, each of which costs as much as about `work` elements
-    of a simple loop. `threads`: it runs
-    steps of its own that are large enough for several threads. `serial`: only one thread may run
-    it. `blas`: it calls BLAS.
+    of a simple loop. `threads`: it runs steps of its own that are large enough for several threads.
+    `serial`: only one thread may run it. `blas`: it calls BLAS.
     """
 
     source: str

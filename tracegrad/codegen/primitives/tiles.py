@@ -27,6 +27,8 @@ __all__ = ["plain_product", "tiled_product"]
 
 _INDEX = ir.IntType(64)
 _ALIGN = ir.IntType(32)
+_ELEMENT = {"f32": ir.FloatType(), "f64": ir.DoubleType()}
+_BYTES = {"f32": 4, "f64": 8}
 # Elements in the widest vector.
 _WIDEST = {"f32": 16, "f64": 8}
 # The rows of a tile, and the vectors of columns of a wide one: their sums fill half the registers.
@@ -43,9 +45,9 @@ class _Tile:
 
     def __init__(self, builder: Any, code: str, rows: int, vectors: int, count: Any) -> None:
         self.builder = builder
-        self.element = ir.FloatType() if code == "f32" else ir.DoubleType()
+        self.element = _ELEMENT[code]
         self.code = code
-        self.bytes = 4 if code == "f32" else 8
+        self.bytes = _BYTES[code]
         self.width = _WIDEST[code]
         self.vector = ir.VectorType(self.element, self.width)
         self.zero = ir.Constant(self.vector, [0.0] * self.width)
@@ -167,8 +169,7 @@ def _emit_tiles(builder: Any, code: str, arguments: Any) -> None:
         return builder.and_(size, ir.Constant(_INDEX, -multiple))
 
     def moved(pointer: Any, elements: Any) -> Any:
-        element = ir.FloatType() if code == "f32" else ir.DoubleType()
-        typed = builder.bitcast(pointer, element.as_pointer())
+        typed = builder.bitcast(pointer, _ELEMENT[code].as_pointer())
         return builder.bitcast(builder.gep(typed, [elements]), pointer.type)
 
     def tile(rows: int, vectors: int, i: Any, j: Any, count: Any = None) -> None:
@@ -255,7 +256,7 @@ def plain_product(
 def _emit_loops(builder: Any, code: str, arguments: Any) -> None:
     """The three loops. Nothing in them is worth a vector: that would only make the code large."""
     a, row_a, column_a, b, row_b, column_b, c, ldc, m, n, k, alpha, beta = arguments
-    element = ir.FloatType() if code == "f32" else ir.DoubleType()
+    element, size = _ELEMENT[code], _BYTES[code]
     zero, nothing = ir.Constant(_INDEX, 0), ir.Constant(element, 0.0)
     if code == "f32":
         alpha, beta = builder.fptrunc(alpha, element), builder.fptrunc(beta, element)
@@ -264,7 +265,6 @@ def _emit_loops(builder: Any, code: str, arguments: Any) -> None:
         typed = builder.bitcast(pointer, element.as_pointer())
         return builder.gep(typed, [builder.add(builder.mul(i, row), builder.mul(j, column))])
 
-    size = 4 if code == "f32" else 8
     starts_anew = builder.fcmp_ordered("==", beta, nothing)
     total = cgutils.alloca_once(builder, element)  # type: ignore[no-untyped-call]
     with _walk(builder, zero, m, 1) as (i, _), _walk(builder, zero, n, 1) as (j, _):
