@@ -20,12 +20,7 @@ from typing import Any
 
 from numba import types
 
-from tracegrad.codegen.primitives import (
-    launch_step,
-    read_word,
-    store_word,
-    word,
-)
+from tracegrad.codegen.primitives import launch_step, read_word, store_word, word
 
 # CPython's C API. The annotations are for type checkers, to which Numba's constructors are opaque.
 _External: Any = types.ExternalFunction

@@ -335,13 +335,12 @@ class CompiledFunctionBackward(Node):
         for storage, version, number in self.versions:
             if storage.version != version:
                 role = "a result" if number < 0 else f"input {self.tree.inputs[number].name}"
-                writer = storage.written_by or "an in-place operation"
-                place = f" at {storage.written_at}" if storage.written_at is not None else ""
                 raise GradError(
                     "one of the variables needed for gradient computation has been modified by an "
                     f"inplace operation: {role} of {self.name()} is at version {storage.version}; "
-                    f"expected version {version} instead. It was changed by {writer}{place}. Use "
-                    "the out-of-place form there, or pass a clone() to the compiled function"
+                    f"expected version {version} instead. It was changed by "
+                    f"{storage.last_write()}. Use the out-of-place form there, or pass a clone() "
+                    "to the compiled function"
                 )
 
 

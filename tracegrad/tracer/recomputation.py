@@ -227,10 +227,9 @@ class CheckpointBackward(Node):
             state.set_grad(before)
 
     def _changed(self, storage: Storage) -> GradError:
-        writer = storage.written_by or "an in-place operation"
-        place = f" at {storage.written_at}" if storage.written_at is not None else ""
         return GradError(
             "one of the variables needed for gradient computation has been modified by an inplace "
             f"operation: an argument of the function given to tg.checkpoint at {self._place}. It "
-            f"was changed by {writer}{place}. Use the out-of-place form there, or pass a clone()"
+            f"was changed by {storage.last_write()}. Use the out-of-place form there, or pass a "
+            "clone()"
         )

@@ -14,3 +14,8 @@ class Storage:
     version: int = 0
     written_by: str = ""
     written_at: Place | None = None
+
+    def last_write(self) -> str:
+        """What wrote to it last and where, for a message."""
+        writer = self.written_by or "an in-place operation"
+        return writer if self.written_at is None else f"{writer} at {self.written_at}"

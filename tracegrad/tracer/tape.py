@@ -244,14 +244,12 @@ class OpNode(Node):
         role = "output" if code == Y else f"input {code - X}"
         kind = tensor.dtype.name
         saved_at = f" at {self.place}" if self.place is not None else ""
-        changed_at = f" at {storage.written_at}" if storage.written_at is not None else ""
-        writer = storage.written_by or "an in-place operation"
         return GradError(
             "one of the variables needed for gradient computation has been modified by an inplace "
             f"operation: [{kind} {list(tensor.shape)}], {role} of {self.name()}, "
             f"saved{saved_at}, is at "
             f"version {storage.version}; expected version {version} instead. "
-            f"It was changed by {writer}{changed_at}. Use the out-of-place form there, "
+            f"It was changed by {storage.last_write()}. Use the out-of-place form there, "
             "or save a clone() before changing it"
         )
 

@@ -15,7 +15,7 @@ from llvmlite import ir
 
 from tracegrad.codegen import processor
 from tracegrad.codegen.primitives.expressions import SINGLE, Format, Value, align_stack
-from tracegrad.codegen.primitives.vectormath import OpenCallAttributes, keep_unused
+from tracegrad.codegen.primitives.vectormath import add_attributes, keep_unused
 
 _PURE = ("nounwind", "willreturn", "memory(none)")
 _INDEX = ir.IntType(32)
@@ -38,7 +38,7 @@ def unless_large(
         mappings.append(f"_ZGV_LLVM_N{lanes}vv_{scalar.name}({vector.name})")
     call = x.builder.call(scalar, [value.ref, x.ref])
     variants = f'"vector-function-abi-variant"="{",".join(mappings)}"'
-    call.attributes = OpenCallAttributes((*_PURE, variants))
+    add_attributes(call, (*_PURE, variants))
     return Value(x.builder, call)
 
 
@@ -50,19 +50,11 @@ def _lanes(form: Format) -> list[int]:
     return [size // 4, size // 8] if form is SINGLE else [size // 8]
 
 
-class _OpenAttributes(ir.values.FunctionAttributes):  # type: ignore[misc]
-    """Function attributes without llvmlite's list of known names, which lacks those needed here."""
-
-    def add(self, name: str) -> None:
-        """Accept any attribute."""
-        set.add(self, name)
-
-
 def _define(module: Any, name: str, kind: Any, *attributes: str) -> Any:
     """A new function of two operands and a result of one type, merged with others of its name."""
     function = ir.Function(module, ir.FunctionType(kind, [kind, kind]), name)
     function.linkage = "linkonce_odr"
-    function.attributes = _OpenAttributes((*_PURE, "noinline", *attributes))
+    add_attributes(function, (*_PURE, "noinline", *attributes))
     return function
 
 

@@ -9,10 +9,10 @@ flag is involved: the vector functions treat NaN, infinities and signed zeros as
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from llvmlite import ir
-from llvmlite.ir.instructions import CallInstrAttributes
 
 from tracegrad.codegen.primitives.expressions import SINGLE, Body, Value, align_stack, function
 from tracegrad.codegen.vector_library import vector_variants
@@ -20,12 +20,9 @@ from tracegrad.codegen.vector_library import vector_variants
 __all__ = ["ceil", "copysign", "fabs", "floor", "fma", "fmod", "hypot", "rint", "sqrt", "trunc"]
 
 
-class OpenCallAttributes(CallInstrAttributes):  # type: ignore[misc]
-    """Call attributes without llvmlite's list of known names, which lacks those needed here."""
-
-    def add(self, name: str) -> None:
-        """Accept any attribute."""
-        set.add(self, name)
+def add_attributes(target: Any, names: Iterable[str]) -> None:
+    """Give a function or a call attributes of any name: llvmlite's own list lacks some."""
+    set.update(target.attributes, names)
 
 
 def keep_unused(module: Any, function: Any) -> None:
@@ -73,7 +70,7 @@ def _emit_call(builder: Any, symbol: str, arguments: Any) -> Any:
         mappings.append(f"_ZGV_LLVM_N{lanes}{'v' * count}_{symbol}({name})")
     if mappings:
         attributes.append(f'"vector-function-abi-variant"="{",".join(mappings)}"')
-    call.attributes = OpenCallAttributes(attributes)
+    add_attributes(call, attributes)
     return call
 
 
