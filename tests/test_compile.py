@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import functools
 import math
 from collections import namedtuple
 
@@ -332,6 +333,28 @@ def test_positional_keyword_and_default_are_one_trace():
     assert compiled(x, 0.25).item() == 0.5
     assert compiled(x, rate=2.0).item() == 4
     assert compiled.statistics.traces == 1
+
+
+def test_a_decorator_sees_the_call_as_it_was_made():
+    def f(x, n=2.0, *, m=3.0):
+        return x * n - m
+
+    def wrapper(*args, **kwargs):
+        return f(*args, **kwargs) * (1 + len(args) + 10 * len(kwargs))
+
+    told = functools.wraps(f)(wrapper)
+    x = vector(1.0, 2.0)
+    for function in (told, tg.vmap(f, in_axes=0), functools.partial(told, m=1.0)):
+        compiled = tg.compile(function)
+        for _ in range(2):
+            assert_same(function(x), compiled(x))
+            assert_same(function(x, n=x), compiled(x, n=x))
+            assert_same(function(x, x), compiled(x, x))
+            assert_same(function(n=x, x=2 * x), compiled(n=x, x=2 * x))
+    # The first parameter of what is wrapped, by keyword beside another argument by position.
+    compiled = tg.compile(functools.wraps(f)(lambda y, **given: f(**given) + y))
+    assert compiled(x, x=x).tolist() == [0.0, 3.0]
+    assert compiled(2.0, x=x).tolist() == [1.0, 3.0]
 
 
 def test_decorator_forms():

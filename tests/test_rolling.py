@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 
@@ -134,6 +135,22 @@ def test_first_call_may_have_few_iterations(first):
     calls = [(X, n) for n in [first, 0, 1, 7, 2, 30, 5, 0, 1]]
     found = check(count, calls)
     assert found.statistics.traces <= 4
+
+
+@pytest.mark.parametrize("form", [functools.partial, tg.vmap, tg.checkpoint])
+def test_loop_in_what_a_transform_wraps(form):
+    def power(x):
+        y = x
+        for _ in range(50):
+            y = tg.tanh(y * x)
+        return y.sum()
+
+    g = tg.compile(tg.grad(lambda x: form(power)(x).sum()))
+    h = tg.compile(tg.grad(form(power))) if form is not tg.vmap else g
+    x = tg.rand(2, 3)
+    for compiled in (g, h):
+        assert np.allclose(compiled(x), tg.grad(lambda x: power(x))(x))
+        assert "while_loop" in compiled.ir()
 
 
 def test_for_over_range():

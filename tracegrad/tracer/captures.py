@@ -8,6 +8,7 @@ it, and plain values and functions, which guard a trace by being the same at eac
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -28,7 +29,6 @@ from tracegrad.tracer.guards import (
     PresenceGuard,
     TypeGuard,
 )
-from tracegrad.tracer.location import PACKAGE
 from tracegrad.tracer.tensor import Tensor
 
 # Code of these packages is constant while a program runs, and reads nothing of the user's.
@@ -51,8 +51,18 @@ _PLAIN_CONTAINERS = frozenset({list, dict, set, deque, OrderedDict, defaultdict}
 
 def is_constant_code(value: Any) -> bool:
     """Whether `value` belongs to a package whose code nobody changes while a program runs."""
-    module = getattr(value, "__module__", None) or ""
-    return module.partition(".")[0] in _CONSTANT_PACKAGES
+    if isinstance(value, FunctionType):
+        # Not `__module__`: `functools.wraps` takes that from what is wrapped, a `partial` perhaps.
+        module = value.__globals__.get("__name__")
+    else:
+        module = getattr(value, "__module__", None)
+    return (module or "").partition(".")[0] in _CONSTANT_PACKAGES
+
+
+def _is_constant_throughout(function: FunctionType) -> bool:
+    """Whether what constant code wraps, if anything, is constant code too."""
+    wrapped = inspect.unwrap(function)
+    return wrapped is function or (isinstance(wrapped, FunctionType) and is_constant_code(wrapped))
 
 
 def _has_open_attributes(value: Any) -> bool:
@@ -213,7 +223,7 @@ class Survey:
             yield path.attribute("__func__"), value.__func__, True
             yield path.attribute("__self__"), value.__self__, named
         elif isinstance(value, functools.partial):
-            yield path.attribute("func"), value.func, True
+            yield path.attribute("func"), value.func, named
             yield path.attribute("args"), value.args, True
             yield path.attribute("keywords"), value.keywords, True
         elif isinstance(value, ModuleType):
@@ -242,13 +252,12 @@ class Survey:
             self.objects[id(value)] = path, value
 
     def _of_function(self, path: Path, function: FunctionType) -> Iterator[tuple[Path, Any, bool]]:
-        if is_constant_code(function):
+        # What a transform of this package returns is constant code around a function of the user.
+        constant = is_constant_code(function)
+        if constant and _is_constant_throughout(function):
             return
         code = function.__code__
-        # What a transform of this package returns bears the name of the user's function, but its
-        # own code does not change: only the functions that it wraps are followed.
-        ours = code.co_filename.startswith(PACKAGE)
-        if not ours:
+        if not constant:
             self.codes[code] = None
             found = names_in(code)
             self._names = self._names.union(found)
@@ -263,17 +272,17 @@ class Survey:
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             cell_path = access.of_cell(cell, name)
             value = cell_path.get(())
-            if not ours:
+            if not constant:
                 self.variables[cell_path] = None
             if value is not MISSING:
-                yield cell_path, value, not ours
+                yield cell_path, value, not constant
         if function.__defaults__:
             yield path.attribute("__defaults__"), function.__defaults__, False
         if function.__kwdefaults__:
             yield path.attribute("__kwdefaults__"), function.__kwdefaults__, False
         wrapped = getattr(function, "__wrapped__", None)
         if wrapped is not None:
-            yield path.attribute("__wrapped__"), wrapped, not ours
+            yield path.attribute("__wrapped__"), wrapped, not constant
 
     def _of_sequence(
         self, path: Path, value: Sequence[Any], named: bool

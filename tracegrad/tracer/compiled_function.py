@@ -190,6 +190,9 @@ class CompiledFunction(Inspection):
         described: dict[str, Description] = {}
         for i, value in enumerate(args):
             name = names[i] if i < len(names) else f"args[{i - len(names)}]"
+            if name in kwargs:
+                # A decorator took both; the name is that of a parameter of what it wraps.
+                name = f"args[{i}]"
             if i == 0 and self._is_own_object(value):
                 described[name] = Static(value, by_identity=True)
             elif self._is_kept(i, value):

@@ -66,42 +66,41 @@ def leaf_key(leaf: Any) -> Any:
 
 
 class Binder:
-    """Puts keyword arguments and defaults into their places, so that each call has one form."""
+    """Puts keyword arguments and defaults into their places, so that each call has one form.
+
+    What counts is the signature of the function that is called, not of one that it wraps: a
+    decorator may tell an argument that was given from a default, and a keyword from a position.
+
+    names  of the parameters that can be given by position, for messages: what is wrapped tells them
+           where a decorator takes anything.
+    count  of the parameters that can be given by position.
+    """
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-        self._names: tuple[str, ...] = ()
+        self.names: Sequence[str] = ()
+        self.count = 0
+        self._own: Sequence[str] = ()
         self._defaults: dict[str, Any] = {}
-        self._required = 0
-        self._open = False
         self._keyword_defaults: dict[str, Any] = {}
         self._name = getattr(function, "__name__", type(function).__name__)
+        self._signature: inspect.Signature | None = None
         if isinstance(function, np.ufunc):
             # Its keywords are for arrays; filled in with their defaults they contradict each other.
-            self._signature: inspect.Signature | None = None
             return
         try:
-            self._signature = inspect.signature(function)
+            signature = inspect.signature(function, follow_wrapped=False)
+            self.names = _positional(inspect.signature(function))
         except (TypeError, ValueError):
-            self._signature = None
             return
-        names = []
-        for parameter in self._signature.parameters.values():
-            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-                names.append(parameter.name)
-                if parameter.default is not parameter.empty:
-                    self._defaults[parameter.name] = parameter.default
-            elif parameter.kind is parameter.VAR_POSITIONAL:
-                self._open = True
-            elif parameter.default is not parameter.empty:
-                self._keyword_defaults[parameter.name] = parameter.default
-        self._names = tuple(names)
-        self.count = len(names)
-
-    @property
-    def names(self) -> Sequence[str]:
-        """Names of the parameters that can be given by position."""
-        return self._names
+        self._own = _positional(signature)
+        self.count = len(self._own)
+        if not _takes_anything(signature):
+            self._signature = signature
+        for parameter in signature.parameters.values():
+            if parameter.default is not parameter.empty:
+                by_position = parameter.name in self._own
+                defaults = self._defaults if by_position else self._keyword_defaults
+                defaults[parameter.name] = parameter.default
 
     @property
     def is_plain(self) -> bool:
@@ -118,8 +117,8 @@ class Binder:
         signature = self._signature
         if signature is None:
             return args, kwargs
-        if len(args) < len(self._names) and not kwargs:
-            missing = self._names[len(args) :]
+        if len(args) < len(self._own) and not kwargs:
+            missing = self._own[len(args) :]
             if all(name in self._defaults for name in missing):
                 args = (*args, *(self._defaults[name] for name in missing))
                 return args, dict(self._keyword_defaults)
@@ -131,3 +130,13 @@ class Binder:
             ) from None
         bound.apply_defaults()
         return bound.args, bound.kwargs
+
+
+def _positional(signature: inspect.Signature) -> Sequence[str]:
+    kinds = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return [each.name for each in signature.parameters.values() if each.kind in kinds]
+
+
+def _takes_anything(signature: inspect.Signature) -> bool:
+    kinds = [each.kind for each in signature.parameters.values()]
+    return kinds == [inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD]
