@@ -53,12 +53,9 @@ def workload_of_varied(operations: int) -> Workload:
 
 
 def _workload(name: str, chain: elementwise.Chain) -> Workload:
-    return Workload(
+    return elementwise.workload(
         name=name,
         about=f"on {ELEMENTS} float32; gradient of the input",
         inputs=inputs,
-        tracegrad=partial(elementwise.tracegrad, chain),
-        torch_eager=partial(elementwise.torch_eager, chain),
-        torch_compile=partial(elementwise.torch_compile, chain),
-        jax=partial(elementwise.jax, chain),
+        chain=chain,
     )

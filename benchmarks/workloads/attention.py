@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.workload import Arrays, Call, Workload
+from benchmarks.workload import Arrays
+from benchmarks.workloads import gradients
+from benchmarks.workloads.gradients import Loss
 
 HEADS = 8
 POSITIONS = 256
@@ -28,72 +30,30 @@ def loss(softmax: Any, query: Any, key: Any, value: Any, weight: Any) -> Any:
     return (scores @ value * weight).sum()
 
 
-def tracegrad(arrays: Arrays) -> Call:
-    """One compiled function."""
+def _tracegrad() -> Loss:
     import tracegrad as tg
 
-    arguments = [tg.from_numpy(array) for array in arrays.values()]
-    function = partial(loss, tg.softmax)
-    step = tg.compile(tg.value_and_grad(function, argnums=(0, 1, 2)))
-
-    def call() -> list[Any]:
-        value, gradients = step(*arguments)
-        return [value, *gradients]
-
-    return call
+    return partial(loss, tg.softmax)
 
 
-def torch_eager(arrays: Arrays) -> Call:
-    """The tape."""
+def _torch() -> Loss:
     import torch
 
-    *parameters, weight = (torch.from_numpy(array) for array in arrays.values())
-    for parameter in parameters:
-        parameter.requires_grad_()
-
-    def call() -> list[Any]:
-        value = loss(torch.softmax, *parameters, weight)
-        return [value, *torch.autograd.grad(value, parameters)]
-
-    return call
+    return partial(loss, torch.softmax)
 
 
-def torch_compile(arrays: Arrays) -> Call:
-    """Forward and gradients in one graph."""
-    import torch
-
-    arguments = [torch.from_numpy(array) for array in arrays.values()]
-    function = partial(loss, torch.softmax)
-    step = torch.compile(torch.func.grad_and_value(function, argnums=(0, 1, 2)))
-
-    def call() -> list[Any]:
-        gradients, value = step(*arguments)
-        return [value, *gradients]
-
-    return call
-
-
-def jax(arrays: Arrays) -> Call:
-    """One compiled function."""
+def _jax() -> Loss:
     import jax
 
-    arguments = [jax.numpy.asarray(array) for array in arrays.values()]
-    function = partial(loss, jax.nn.softmax)
-    step = jax.jit(jax.value_and_grad(function, argnums=(0, 1, 2)))
-
-    def call() -> list[Any]:
-        value, gradients = jax.block_until_ready(step(*arguments))
-        return [value, *gradients]
-
-    return call
+    return partial(loss, jax.nn.softmax)
 
 
-WORKLOAD = Workload(
+WORKLOAD = gradients.workload(
     name="attention, 8 x 256 x 64",
     about="8 heads, 256 positions, size 64, float32; gradients of query, key and value",
     inputs=inputs,
-    tracegrad=tracegrad,
-    torch_eager=torch_eager,
-    torch_compile=torch_compile,
-    jax=jax,
+    parameters=(0, 1, 2),
+    tracegrad=_tracegrad,
+    torch=_torch,
+    jax=_jax,
 )

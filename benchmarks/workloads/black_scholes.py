@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.workload import Arrays, Call, Workload
+from benchmarks.workload import Arrays
+from benchmarks.workloads import gradients
+from benchmarks.workloads.gradients import Loss
 
 OPTIONS = 1024 * 1024
 RATE = 0.03
-
-# Positions of spot, time and volatility: their gradients are delta, minus theta, and vega.
-PARAMETERS = (0, 2, 3)
 
 
 def inputs(rng: np.random.Generator) -> Arrays:
@@ -41,80 +40,31 @@ def total(namespace: Any, erf: Any, spot: Any, strike: Any, time: Any, volatilit
     return (spot * cumulative(d1) - discounted * cumulative(d2)).sum()
 
 
-def tracegrad(arrays: Arrays) -> Call:
-    """One compiled function."""
+def _tracegrad() -> Loss:
     import tracegrad as tg
 
-    arguments = [tg.from_numpy(array) for array in arrays.values()]
-
-    def loss(*arguments: Any) -> Any:
-        return total(tg, tg.erf, *arguments)
-
-    step = tg.compile(tg.value_and_grad(loss, argnums=PARAMETERS))
-
-    def call() -> list[Any]:
-        value, gradients = step(*arguments)
-        return [value, *gradients]
-
-    return call
+    return lambda *arrays: total(tg, tg.erf, *arrays)
 
 
-def torch_eager(arrays: Arrays) -> Call:
-    """The tape."""
+def _torch() -> Loss:
     import torch
 
-    arguments = [torch.from_numpy(array) for array in arrays.values()]
-    parameters = [arguments[place].requires_grad_() for place in PARAMETERS]
-
-    def call() -> list[Any]:
-        value = total(torch, torch.erf, *arguments)
-        return [value, *torch.autograd.grad(value, parameters)]
-
-    return call
+    return lambda *arrays: total(torch, torch.erf, *arrays)
 
 
-def torch_compile(arrays: Arrays) -> Call:
-    """Forward and gradients in one graph."""
-    import torch
-
-    arguments = [torch.from_numpy(array) for array in arrays.values()]
-
-    def loss(*arguments: Any) -> Any:
-        return total(torch, torch.erf, *arguments)
-
-    step = torch.compile(torch.func.grad_and_value(loss, argnums=PARAMETERS))
-
-    def call() -> list[Any]:
-        gradients, value = step(*arguments)
-        return [value, *gradients]
-
-    return call
-
-
-def jax(arrays: Arrays) -> Call:
-    """One compiled function."""
+def _jax() -> Loss:
     import jax
 
-    arguments = [jax.numpy.asarray(array) for array in arrays.values()]
-
-    def loss(*arguments: Any) -> Any:
-        return total(jax.numpy, jax.scipy.special.erf, *arguments)
-
-    step = jax.jit(jax.value_and_grad(loss, argnums=PARAMETERS))
-
-    def call() -> list[Any]:
-        value, gradients = jax.block_until_ready(step(*arguments))
-        return [value, *gradients]
-
-    return call
+    return lambda *arrays: total(jax.numpy, jax.scipy.special.erf, *arrays)
 
 
-WORKLOAD = Workload(
+WORKLOAD = gradients.workload(
     name="Black-Scholes, 1M",
     about="sum of 1,048,576 call prices, float64; gradients of spot, time and volatility",
     inputs=inputs,
-    tracegrad=tracegrad,
-    torch_eager=torch_eager,
-    torch_compile=torch_compile,
-    jax=jax,
+    # Spot, time and volatility: their gradients are delta, minus theta, and vega.
+    parameters=(0, 2, 3),
+    tracegrad=_tracegrad,
+    torch=_torch,
+    jax=_jax,
 )

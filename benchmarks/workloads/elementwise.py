@@ -1,49 +1,47 @@
 """One input array, one scalar, one gradient: how the chains of elementwise operations are run."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from benchmarks.workload import Arrays, Call
+import numpy as np
+
+from benchmarks.workload import Arrays, Workload
+from benchmarks.workloads import gradients
+from benchmarks.workloads.gradients import Loss
 
 # The function under test, of the system's namespace (tracegrad, torch, jax.numpy) and the array.
 Chain = Callable[[Any, Any], Any]
 
 
-def tracegrad(chain: Chain, arrays: Arrays) -> Call:
-    """One compiled function."""
+def workload(
+    *, name: str, about: str, inputs: Callable[[np.random.Generator], Arrays], chain: Chain
+) -> Workload:
+    """The chain and its gradient."""
+    return gradients.workload(
+        name=name,
+        about=about,
+        inputs=inputs,
+        parameters=(0,),
+        tracegrad=partial(_tracegrad, chain),
+        torch=partial(_torch, chain),
+        jax=partial(_jax, chain),
+    )
+
+
+def _tracegrad(chain: Chain) -> Loss:
     import tracegrad as tg
 
-    x = tg.from_numpy(arrays["x"])
-    step = tg.compile(tg.value_and_grad(lambda x: chain(tg, x)))
-    return lambda: step(x)
+    return lambda x: chain(tg, x)
 
 
-def torch_eager(chain: Chain, arrays: Arrays) -> Call:
-    """The tape."""
+def _torch(chain: Chain) -> Loss:
     import torch
 
-    x = torch.from_numpy(arrays["x"]).requires_grad_()
-
-    def call() -> list[Any]:
-        value = chain(torch, x)
-        return [value, *torch.autograd.grad(value, x)]
-
-    return call
+    return lambda x: chain(torch, x)
 
 
-def torch_compile(chain: Chain, arrays: Arrays) -> Call:
-    """Forward and gradient in one graph."""
-    import torch
-
-    x = torch.from_numpy(arrays["x"])
-    step = torch.compile(torch.func.grad_and_value(lambda x: chain(torch, x)))
-    return lambda: step(x)[::-1]
-
-
-def jax(chain: Chain, arrays: Arrays) -> Call:
-    """One compiled function."""
+def _jax(chain: Chain) -> Loss:
     import jax
 
-    x = jax.numpy.asarray(arrays["x"])
-    step = jax.jit(jax.value_and_grad(lambda x: chain(jax.numpy, x)))
-    return lambda: jax.block_until_ready(step(x))
+    return lambda x: chain(jax.numpy, x)

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.workload import Arrays, Call, Workload
+from benchmarks.workload import Arrays
+from benchmarks.workloads import gradients
+from benchmarks.workloads.gradients import Loss
 
 POINTS = 1000
 COMPONENTS = 25
@@ -58,11 +60,9 @@ def log_likelihood(
     return fit + 0.5 * ((diagonals**2).sum() + (entries**2).sum())
 
 
-def tracegrad(arrays: Arrays) -> Call:
-    """One compiled function."""
+def _tracegrad() -> Loss:
     import tracegrad as tg
 
-    arguments = [tg.from_numpy(array) for array in arrays.values()]
     rows, columns = tg.from_numpy(ROWS), tg.from_numpy(COLUMNS)
 
     def triangles(entries: Any) -> Any:
@@ -70,53 +70,10 @@ def tracegrad(arrays: Arrays) -> Call:
         factors[:, rows, columns] = entries
         return factors
 
-    def loss(*arguments: Any) -> Any:
-        return log_likelihood(tg, tg.logsumexp, triangles, *arguments)
-
-    step = tg.compile(tg.value_and_grad(loss, argnums=(0, 1, 2, 3)))
-
-    def call() -> list[Any]:
-        value, gradients = step(*arguments)
-        return [value, *gradients]
-
-    return call
+    return lambda *arrays: log_likelihood(tg, tg.logsumexp, triangles, *arrays)
 
 
-def torch_eager(arrays: Arrays) -> Call:
-    """The tape."""
-    import torch
-
-    arguments = [torch.from_numpy(array) for array in arrays.values()]
-    parameters = [parameter.requires_grad_() for parameter in arguments[:4]]
-    triangles = _torch_triangles()
-
-    def call() -> list[Any]:
-        value = log_likelihood(torch, torch.logsumexp, triangles, *arguments)
-        return [value, *torch.autograd.grad(value, parameters)]
-
-    return call
-
-
-def torch_compile(arrays: Arrays) -> Call:
-    """Forward and gradients in one graph."""
-    import torch
-
-    arguments = [torch.from_numpy(array) for array in arrays.values()]
-    triangles = _torch_triangles()
-
-    def loss(*arguments: Any) -> Any:
-        return log_likelihood(torch, torch.logsumexp, triangles, *arguments)
-
-    step = torch.compile(torch.func.grad_and_value(loss, argnums=(0, 1, 2, 3)))
-
-    def call() -> list[Any]:
-        gradients, value = step(*arguments)
-        return [value, *gradients]
-
-    return call
-
-
-def _torch_triangles() -> Triangles:
+def _torch() -> Loss:
     import torch
 
     rows, columns = torch.from_numpy(ROWS), torch.from_numpy(COLUMNS)
@@ -126,38 +83,27 @@ def _torch_triangles() -> Triangles:
         factors[:, rows, columns] = entries
         return factors
 
-    return triangles
+    return lambda *arrays: log_likelihood(torch, torch.logsumexp, triangles, *arrays)
 
 
-def jax(arrays: Arrays) -> Call:
-    """One compiled function."""
+def _jax() -> Loss:
     import jax
-
-    arguments = [jax.numpy.asarray(array) for array in arrays.values()]
 
     def triangles(entries: Any) -> Any:
         factors = jax.numpy.zeros((COMPONENTS, DIMENSIONS, DIMENSIONS))
         return factors.at[:, ROWS, COLUMNS].set(entries)
 
-    def loss(*arguments: Any) -> Any:
-        return log_likelihood(jax.numpy, jax.scipy.special.logsumexp, triangles, *arguments)
-
-    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))
-
-    def call() -> list[Any]:
-        value, gradients = jax.block_until_ready(step(*arguments))
-        return [value, *gradients]
-
-    return call
+    logsumexp = jax.scipy.special.logsumexp
+    return lambda *arrays: log_likelihood(jax.numpy, logsumexp, triangles, *arrays)
 
 
-WORKLOAD = Workload(
+WORKLOAD = gradients.workload(
     name="Gaussian mixture",
     about="log-likelihood of 1000 points, 25 components, 10 dimensions, float64; gradients of "
     "weights, means and both parts of the precision factors",
     inputs=inputs,
-    tracegrad=tracegrad,
-    torch_eager=torch_eager,
-    torch_compile=torch_compile,
-    jax=jax,
+    parameters=(0, 1, 2, 3),
+    tracegrad=_tracegrad,
+    torch=_torch,
+    jax=_jax,
 )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.workload import Arrays, Call, Workload
+from benchmarks.workloads import gradients
 
 ROWS = 32
 
@@ -30,20 +31,6 @@ def loss(w: Any, b: Any, x: Any, y: Any) -> Any:
     return 0.5 * ((x @ w + b - y) ** 2).sum()
 
 
-def tracegrad_value_and_grad(arrays: Arrays) -> Call:
-    """Value and gradients by one compiled function."""
-    import tracegrad as tg
-
-    arguments = [tg.from_numpy(array) for array in arrays.values()]
-    step = tg.compile(tg.value_and_grad(loss, argnums=(0, 1)))
-
-    def call() -> list[Any]:
-        value, gradients = step(*arguments)
-        return [value, *gradients]
-
-    return call
-
-
 def tracegrad_backward(arrays: Arrays) -> Call:
     """A compiled forward, then `.backward()`."""
     import tracegrad as tg
@@ -62,40 +49,11 @@ def tracegrad_backward(arrays: Arrays) -> Call:
     return call
 
 
-def torch_eager_value_and_grad(arrays: Arrays) -> Call:
-    """`torch.autograd.grad`, which is faster in eager mode than `torch.func`."""
-    import torch
-
-    w, b, x, y = (torch.from_numpy(array) for array in arrays.values())
-    w.requires_grad_()
-    b.requires_grad_()
-
-    def call() -> list[Any]:
-        value = loss(w, b, x, y)
-        return [value, *torch.autograd.grad(value, (w, b))]
-
-    return call
-
-
 def torch_eager_backward(arrays: Arrays) -> Call:
     """The tutorial's way."""
     import torch
 
     return _torch_backward(arrays, loss, torch)
-
-
-def torch_compile_value_and_grad(arrays: Arrays) -> Call:
-    """Forward and gradients in one graph, which is faster than a compiled forward alone."""
-    import torch
-
-    arguments = [torch.from_numpy(array) for array in arrays.values()]
-    step = torch.compile(torch.func.grad_and_value(loss, argnums=(0, 1)))
-
-    def call() -> list[Any]:
-        gradients, value = step(*arguments)
-        return [value, *gradients]
-
-    return call
 
 
 def torch_compile_backward(arrays: Arrays) -> Call:
@@ -119,28 +77,14 @@ def _torch_backward(arrays: Arrays, forward: Any, torch: Any) -> Call:
     return call
 
 
-def jax_value_and_grad(arrays: Arrays) -> Call:
-    """Value and gradients by one compiled function."""
-    import jax
-
-    arguments = [jax.numpy.asarray(array) for array in arrays.values()]
-    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
-
-    def call() -> list[Any]:
-        value, gradients = jax.block_until_ready(step(*arguments))
-        return [value, *gradients]
-
-    return call
-
-
-VALUE_AND_GRAD = Workload(
+VALUE_AND_GRAD = gradients.workload(
     name="linear regression, value_and_grad",
     about="32 rows, 1 feature; loss and gradients of weight and offset",
     inputs=inputs,
-    tracegrad=tracegrad_value_and_grad,
-    torch_eager=torch_eager_value_and_grad,
-    torch_compile=torch_compile_value_and_grad,
-    jax=jax_value_and_grad,
+    parameters=(0, 1),
+    tracegrad=lambda: loss,
+    torch=lambda: loss,
+    jax=lambda: loss,
 )
 
 BACKWARD = Workload(
@@ -150,5 +94,5 @@ BACKWARD = Workload(
     tracegrad=tracegrad_backward,
     torch_eager=torch_eager_backward,
     torch_compile=torch_compile_backward,
-    jax=jax_value_and_grad,
+    jax=VALUE_AND_GRAD.jax,
 )

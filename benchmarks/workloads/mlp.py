@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.workload import Arrays, Call, Workload
+from benchmarks.workload import Arrays, Workload
+from benchmarks.workloads import gradients
+from benchmarks.workloads.gradients import Loss
 
 SMALL_SIZES = (64, 32, 10)
-LARGE_SIZES = (784, 256, 10)
 
 
 def inputs(batch: int, sizes: tuple[int, int, int], rng: np.random.Generator) -> Arrays:
@@ -28,97 +29,58 @@ def inputs(batch: int, sizes: tuple[int, int, int], rng: np.random.Generator) ->
     }
 
 
-def tracegrad(arrays: Arrays) -> Call:
-    """One compiled function."""
+def loss(
+    tanh: Any, cross_entropy: Any, w1: Any, b1: Any, w2: Any, b2: Any, images: Any, labels: Any
+) -> Any:
+    """The mean cross-entropy of the scores: the same text for every system but eager PyTorch."""
+    return cross_entropy(tanh(images @ w1 + b1) @ w2 + b2, labels)
+
+
+def _tracegrad() -> Loss:
     import tracegrad as tg
 
-    arguments = [tg.from_numpy(array) for array in arrays.values()]
-
-    def loss(w1: Any, b1: Any, w2: Any, b2: Any, images: Any, labels: Any) -> Any:
-        scores = tg.tanh(images @ w1 + b1) @ w2 + b2
-        return tg.nn.functional.cross_entropy(scores, labels)
-
-    step = tg.compile(tg.value_and_grad(loss, argnums=(0, 1, 2, 3)))
-
-    def call() -> list[Any]:
-        value, gradients = step(*arguments)
-        return [value, *gradients]
-
-    return call
+    return partial(loss, tg.tanh, tg.nn.functional.cross_entropy)
 
 
-def torch_eager(arrays: Arrays) -> Call:
-    """The tape, with product and bias by `addmm`."""
+def _torch_eager() -> Loss:
+    """Product and bias by `addmm`."""
     import torch
 
-    *parameters, images, labels = (torch.from_numpy(array) for array in arrays.values())
-    for parameter in parameters:
-        parameter.requires_grad_()
-    w1, b1, w2, b2 = parameters
-
-    def call() -> list[Any]:
+    def loss(w1: Any, b1: Any, w2: Any, b2: Any, images: Any, labels: Any) -> Any:
         hidden = torch.tanh(torch.addmm(b1, images, w1))
-        value = torch.nn.functional.cross_entropy(torch.addmm(b2, hidden, w2), labels)
-        return [value, *torch.autograd.grad(value, parameters)]
+        return torch.nn.functional.cross_entropy(torch.addmm(b2, hidden, w2), labels)
 
-    return call
+    return loss
 
 
-def torch_compile(arrays: Arrays) -> Call:
-    """Forward and gradients in one graph."""
+def _torch() -> Loss:
     import torch
 
-    arguments = [torch.from_numpy(array) for array in arrays.values()]
-
-    def loss(w1: Any, b1: Any, w2: Any, b2: Any, images: Any, labels: Any) -> Any:
-        scores = torch.tanh(images @ w1 + b1) @ w2 + b2
-        return torch.nn.functional.cross_entropy(scores, labels)
-
-    step = torch.compile(torch.func.grad_and_value(loss, argnums=(0, 1, 2, 3)))
-
-    def call() -> list[Any]:
-        gradients, value = step(*arguments)
-        return [value, *gradients]
-
-    return call
+    return partial(loss, torch.tanh, torch.nn.functional.cross_entropy)
 
 
-def jax(arrays: Arrays) -> Call:
-    """One compiled function."""
+def _jax() -> Loss:
     import jax
 
-    arguments = [jax.numpy.asarray(array) for array in arrays.values()]
-
-    def loss(w1: Any, b1: Any, w2: Any, b2: Any, images: Any, labels: Any) -> Any:
-        scores = jax.numpy.tanh(images @ w1 + b1) @ w2 + b2
+    def cross_entropy(scores: Any, labels: Any) -> Any:
         chosen = jax.numpy.take_along_axis(jax.nn.log_softmax(scores), labels[:, None], axis=1)
         return -chosen.mean()
 
-    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))
-
-    def call() -> list[Any]:
-        value, gradients = jax.block_until_ready(step(*arguments))
-        return [value, *gradients]
-
-    return call
+    return partial(loss, jax.numpy.tanh, cross_entropy)
 
 
-SMALL = Workload(
-    name="MLP, 32 x 64-32-10",
-    about="tanh network, batch of 32, cross-entropy; gradients of 4 parameters, float32",
-    inputs=partial(inputs, 32, SMALL_SIZES),
-    tracegrad=tracegrad,
-    torch_eager=torch_eager,
-    torch_compile=torch_compile,
-    jax=jax,
-)
+def _workload(batch: int, sizes: tuple[int, int, int]) -> Workload:
+    return gradients.workload(
+        name=f"MLP, {batch} x {'-'.join(map(str, sizes))}",
+        about=f"tanh network, batch of {batch}, cross-entropy; gradients of 4 parameters, float32",
+        inputs=partial(inputs, batch, sizes),
+        parameters=(0, 1, 2, 3),
+        tracegrad=_tracegrad,
+        torch=_torch,
+        torch_eager=_torch_eager,
+        jax=_jax,
+    )
 
-LARGE = Workload(
-    name="MLP, 128 x 784-256-10",
-    about="tanh network, batch of 128, cross-entropy; gradients of 4 parameters, float32",
-    inputs=partial(inputs, 128, LARGE_SIZES),
-    tracegrad=tracegrad,
-    torch_eager=torch_eager,
-    torch_compile=torch_compile,
-    jax=jax,
-)
+
+SMALL = _workload(32, SMALL_SIZES)
+LARGE = _workload(128, (784, 256, 10))

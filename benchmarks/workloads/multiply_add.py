@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.workload import Arrays, Workload
+from benchmarks.workload import Arrays
 from benchmarks.workloads import elementwise
 
 ELEMENTS = 16 * 1024 * 1024
@@ -24,12 +24,9 @@ def chain(namespace: Any, x: Any) -> Any:
     return ((((x * 0.5 + 1.0) * x + 0.25) * x + 2.0) * x + 3.0).mean()
 
 
-WORKLOAD = Workload(
+WORKLOAD = elementwise.workload(
     name="multiply-add chain, 16M",
     about="4 multiply-adds and a mean on 16,777,216 float32; gradient of the input",
     inputs=partial(inputs, ELEMENTS),
-    tracegrad=partial(elementwise.tracegrad, chain),
-    torch_eager=partial(elementwise.torch_eager, chain),
-    torch_compile=partial(elementwise.torch_compile, chain),
-    jax=partial(elementwise.jax, chain),
+    chain=chain,
 )

@@ -4,11 +4,14 @@ JAX has its `scan` for this; here every system is given the loop that a beginner
 `python -m benchmarks.loops` has the programs in the form that each system prefers.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from benchmarks.workload import Arrays, Call, Workload
+from benchmarks.workload import Arrays
+from benchmarks.workloads import gradients
+from benchmarks.workloads.gradients import Loss
 
 STEPS = 50
 BATCH = 16
@@ -33,76 +36,30 @@ def loss(tanh: Any, W: Any, U: Any, b: Any, sequence: Any, h: Any) -> Any:
     return (h**2).mean()
 
 
-def tracegrad(arrays: Arrays) -> Call:
-    """One compiled function."""
+def _tracegrad() -> Loss:
     import tracegrad as tg
 
-    arguments = [tg.from_numpy(array) for array in arrays.values()]
-    step = tg.compile(tg.value_and_grad(lambda *each: loss(tg.tanh, *each), argnums=(0, 1, 2)))
-
-    def call() -> list[Any]:
-        value, gradients = step(*arguments)
-        return [value, *gradients]
-
-    return call
+    return partial(loss, tg.tanh)
 
 
-def torch_eager(arrays: Arrays) -> Call:
-    """The tape."""
+def _torch() -> Loss:
     import torch
 
-    arguments = [torch.from_numpy(array) for array in arrays.values()]
-    parameters = [parameter.requires_grad_() for parameter in arguments[:3]]
-
-    def call() -> list[Any]:
-        value = loss(torch.tanh, *arguments)
-        return [value, *torch.autograd.grad(value, parameters)]
-
-    return call
+    return partial(loss, torch.tanh)
 
 
-def torch_compile(arrays: Arrays) -> Call:
-    """Forward and gradients in one graph."""
-    import torch
-
-    arguments = [torch.from_numpy(array) for array in arrays.values()]
-
-    def function(*arguments: Any) -> Any:
-        return loss(torch.tanh, *arguments)
-
-    step = torch.compile(torch.func.grad_and_value(function, argnums=(0, 1, 2)))
-
-    def call() -> list[Any]:
-        gradients, value = step(*arguments)
-        return [value, *gradients]
-
-    return call
-
-
-def jax(arrays: Arrays) -> Call:
-    """One compiled function."""
+def _jax() -> Loss:
     import jax
 
-    arguments = [jax.numpy.asarray(array) for array in arrays.values()]
-
-    def function(*arguments: Any) -> Any:
-        return loss(jax.numpy.tanh, *arguments)
-
-    step = jax.jit(jax.value_and_grad(function, argnums=(0, 1, 2)))
-
-    def call() -> list[Any]:
-        value, gradients = jax.block_until_ready(step(*arguments))
-        return [value, *gradients]
-
-    return call
+    return partial(loss, jax.numpy.tanh)
 
 
-WORKLOAD = Workload(
+WORKLOAD = gradients.workload(
     name="RNN, 50 steps",
     about="50 steps of 16 x 64 in a plain Python loop, float32; gradients of 3 parameters",
     inputs=inputs,
-    tracegrad=tracegrad,
-    torch_eager=torch_eager,
-    torch_compile=torch_compile,
-    jax=jax,
+    parameters=(0, 1, 2),
+    tracegrad=_tracegrad,
+    torch=_torch,
+    jax=_jax,
 )

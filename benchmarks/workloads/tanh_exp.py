@@ -1,11 +1,10 @@
 """A chain of tanh and exp on 1M elements: bound by arithmetic, so it shows vectorised functions."""
 
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from benchmarks.workload import Arrays, Workload
+from benchmarks.workload import Arrays
 from benchmarks.workloads import elementwise
 
 ELEMENTS = 1024 * 1024
@@ -22,12 +21,9 @@ def chain(namespace: Any, x: Any) -> Any:
     return namespace.exp(namespace.tanh(inner * x)).mean()
 
 
-WORKLOAD = Workload(
+WORKLOAD = elementwise.workload(
     name="tanh/exp chain, 1M",
     about="2 tanh, 2 exp and a mean on 1,048,576 float32; gradient of the input",
     inputs=inputs,
-    tracegrad=partial(elementwise.tracegrad, chain),
-    torch_eager=partial(elementwise.torch_eager, chain),
-    torch_compile=partial(elementwise.torch_compile, chain),
-    jax=partial(elementwise.jax, chain),
+    chain=chain,
 )
