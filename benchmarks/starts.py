@@ -1,9 +1,7 @@
 """How long a system takes from its import to the end of its first call, and how much memory."""
 
-import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -42,8 +40,7 @@ def measure(name: str | None, chosen: Sequence[System], numpy_seconds: float) ->
     starts = Starts(name or IMPORT_ONLY)
     for system in chosen:
         key = system.key
-        with tempfile.TemporaryDirectory(prefix="tracegrad-bench-") as cache:
-            os.environ.update(systems.environment(cache))
+        with systems.empty_caches():
             try:
                 starts.cold[key] = numpy_seconds + _start(system, name)[0]
                 warm = [_start(system, name) for _ in range(WARM_STARTS)]

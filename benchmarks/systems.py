@@ -4,7 +4,9 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +64,17 @@ def environment(cache: str) -> dict[str, str]:
     }
 
 
+@contextmanager
+def empty_caches() -> Iterator[str]:
+    """While this lasts, processes that are started find caches on disk of no earlier run.
+
+    Gives the folder that they are in.
+    """
+    with tempfile.TemporaryDirectory(prefix="tracegrad-bench-") as folder:
+        os.environ.update(environment(folder))
+        yield folder
+
+
 def threads(system: System) -> dict[str, str]:
     """Variables for the worker of a system: as many threads for every library as it may use."""
     names = ("OMP", "MKL", "OPENBLAS", "NUMBA")
@@ -80,6 +93,19 @@ def load(system: System) -> None:
     module = importlib.import_module(system.module)
     if system.module == "torch":
         module.set_num_threads(THREADS)
+
+
+def forget(system: System) -> None:
+    """Drop what the process has compiled, so that each workload is timed as in one of its own.
+
+    torch.compile counts what was compiled of one function, which here is PyTorch's own wrapper of
+    whatever is differentiated: after eight workloads it would run all others eagerly, and it takes
+    sizes for variable that differ from one to the next.
+    """
+    if system.key == "torch_compile":
+        import torch
+
+        torch.compiler.reset()
 
 
 def allow_precision(key: str, arrays: Iterable[np.ndarray]) -> None:

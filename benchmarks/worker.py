@@ -58,6 +58,7 @@ class Worker:
 
     def _make_and_run(self, find: Find, *arguments: Any) -> tuple[float, Any]:
         make, arrays = find(self.system.key, *arguments)
+        systems.forget(self.system)
         started = time.perf_counter()
         self.call = make(arrays)
         # A system that has copied them needs the originals no more.

@@ -2,61 +2,28 @@
 
 import argparse
 import datetime
-import os
-import sys
-import tempfile
 import time
 
-from benchmarks import systems
+from benchmarks import command, systems
+from benchmarks.command import say
 from benchmarks.loops import report
-from benchmarks.loops.program import PARTS, PEERS, SYSTEMS, Program, find
+from benchmarks.loops.program import OURS, PARTS, PEERS, SYSTEMS, Program, find
 from benchmarks.loops.programs import PROGRAMS
 from benchmarks.process import Process, WorkerError
 from benchmarks.report import Row, write
 from benchmarks.systems import System
 from benchmarks.turns import measure
 
-# Longest that one command may take. A loop that is unrolled takes minutes to compile.
-PATIENCE = 120.0
-
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.loops", description=__doc__)
-    keys = [system.key for system in SYSTEMS]
-    parser.add_argument("--systems", nargs="+", choices=keys, default=keys)
-    parser.add_argument(
-        "--workloads", nargs="+", metavar="TEXT", help="only programs with any of these in the name"
-    )
+    parser = command.parser("benchmarks.loops", __doc__, SYSTEMS, rounds=15)
+    command.add_patience(parser)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each system (15)")
-    parser.add_argument("--seconds", type=float, default=0.1, help="length of a turn (0.1)")
-    parser.add_argument(
-        "--patience",
-        type=float,
-        default=PATIENCE,
-        help=f"seconds until a system counts as failed ({PATIENCE:.0f})",
-    )
     parser.add_argument(
         "--no-first-calls", action="store_true", help="leave out the times of compilation"
     )
-    parser.add_argument("--no-file", action="store_true", help="print only, write no result file")
     return parser.parse_args()
-
-
-def installed(keys: list[str]) -> list[System]:
-    """The systems with these keys that can be imported. Peers come first: ours are held against
-    their results.
-    """
-    chosen = []
-    for system in sorted(SYSTEMS, key=lambda system: system not in PEERS):
-        if system.key not in keys:
-            continue
-        if system.installed:
-            chosen.append(system)
-        else:
-            print(f"{system.title} is not installed, left out", file=sys.stderr)
-    return chosen
 
 
 def time_calls(
@@ -64,13 +31,12 @@ def time_calls(
 ) -> dict[str, list[Row]]:
     """The rows of each part."""
     parts: dict[str, list[Row]] = {part: [] for part in options.parts}
-    with tempfile.TemporaryDirectory(prefix="tracegrad-bench-") as cache:
-        os.environ.update(systems.environment(cache))
+    with systems.empty_caches():
         processes = [Process(system, options.patience) for system in chosen]
         try:
             for program in programs:
                 for part, rows in parts.items():
-                    print(f"{program.name}, {part} ...", file=sys.stderr, flush=True)
+                    say(f"{program.name}, {part} ...")
                     row = Row(program.name, program.about)
                     rows.append(row)
                     names = program.name, part, program.sizes[-1]
@@ -89,8 +55,7 @@ def first_call(
     Raises:
         WorkerError: what the worker said.
     """
-    with tempfile.TemporaryDirectory(prefix="tracegrad-bench-") as cache:
-        os.environ.update(systems.environment(cache))
+    with systems.empty_caches():
         process = Process(system, patience)
         try:
             return [
@@ -106,7 +71,7 @@ def time_first_calls(
     """First calls of each program at two sizes, which show what depends on the size."""
     calls = {}
     for program in programs:
-        print(f"{program.name}, first call ...", file=sys.stderr, flush=True)
+        say(f"{program.name}, first call ...")
         found = calls[program.name] = report.FirstCalls()
         for system in chosen:
             key = system.key
@@ -123,17 +88,10 @@ def time_first_calls(
 def main() -> int:
     """Measure, print, write the file. 1 if a system failed or results disagree."""
     options = arguments()
-    programs = [
-        program
-        for program in PROGRAMS
-        if not options.workloads
-        or any(text.lower() in program.name.lower() for text in options.workloads)
-    ]
-    if not programs:
-        print(f"no such program; there are {[program.name for program in PROGRAMS]}")
-        return 2
+    programs = command.named(PROGRAMS, options.workloads)
     started = time.perf_counter()
-    chosen = installed(options.systems)
+    # Peers first: their results are what ours are held against.
+    chosen = command.installed((*PEERS, *OURS), options.systems)
     parts = time_calls(programs, chosen, options)
     calls: dict[str, report.FirstCalls] = {}
     if not options.no_first_calls:
@@ -142,8 +100,8 @@ def main() -> int:
     text = report.render(programs, parts, calls, chosen, date)
     print(text)
     if not options.no_file:
-        print(f"written to {write(text, date, 'loops')}", file=sys.stderr)
-    print(f"took {time.perf_counter() - started:.0f} s", file=sys.stderr)
+        say(f"written to {write(text, date, 'loops')}")
+    say(f"took {time.perf_counter() - started:.0f} s")
     failed = any(row.failures for rows in parts.values() for row in rows)
     return 1 if failed or any(found.failures for found in calls.values()) else 0
 

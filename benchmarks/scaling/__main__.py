@@ -3,20 +3,16 @@
 import argparse
 import datetime
 import os
-import sys
-import tempfile
 import time
 from collections.abc import Sequence
 
-from benchmarks import memory, report, systems, workloads
+from benchmarks import command, memory, report, systems, workloads
+from benchmarks.command import say
 from benchmarks.process import Process, WorkerError
 from benchmarks.scaling.family import FAMILIES, Family, find
 from benchmarks.scaling.report import Curves, draw, render
-from benchmarks.systems import OURS, SYSTEMS, System
+from benchmarks.systems import OURS, PEERS, SYSTEMS, System
 from benchmarks.turns import measure
-
-# Longest that one command may take. A long chain of operations takes some systems minutes.
-PATIENCE = 120.0
 
 SUBJECT = "scaling"
 
@@ -26,22 +22,9 @@ BEFORE = "Rosenbrock"
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
-    keys = [system.key for system in SYSTEMS]
-    parser.add_argument("--systems", nargs="+", choices=keys, default=keys)
-    parser.add_argument(
-        "--workloads", nargs="+", metavar="TEXT", help="only families with any of these in the name"
-    )
+    parser = command.parser("benchmarks.scaling", __doc__, SYSTEMS, rounds=7)
+    command.add_patience(parser)
     parser.add_argument("--largest", type=int, help="leave out larger sizes than this")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each system (7)")
-    parser.add_argument("--seconds", type=float, default=0.1, help="length of a turn (0.1)")
-    parser.add_argument(
-        "--patience",
-        type=float,
-        default=PATIENCE,
-        help=f"seconds until a system is given up ({PATIENCE:.0f})",
-    )
-    parser.add_argument("--no-file", action="store_true", help="print only, write no result files")
     return parser.parse_args()
 
 
@@ -77,7 +60,7 @@ def measure_family(family: Family, chosen: Sequence[System], options: argparse.N
     """All sizes, as far as memory goes, of the systems that have not failed at a smaller one."""
     curves = Curves(family, [], [])
     left = list(chosen)
-    with tempfile.TemporaryDirectory(prefix="tracegrad-bench-") as cache:
+    with systems.empty_caches() as cache:
         for size in family.sizes:
             if options.largest is not None and size > options.largest:
                 curves.left_out = f"Larger sizes than {options.largest:,} were not asked for."
@@ -86,7 +69,7 @@ def measure_family(family: Family, chosen: Sequence[System], options: argparse.N
             if free is not None and size * family.bytes_of_size > free:
                 curves.left_out = f"{size:,} {family.axis} do not fit in the machine's free memory."
                 break
-            print(f"{family.name}, {size:,} {family.axis} ...", file=sys.stderr, flush=True)
+            say(f"{family.name}, {size:,} {family.axis} ...")
             # First calls are timed on caches that hold nothing of a smaller size.
             own = os.path.join(cache, str(size)) if family.first_calls else cache
             os.environ.update(systems.environment(own))
@@ -100,22 +83,10 @@ def measure_family(family: Family, chosen: Sequence[System], options: argparse.N
 def main() -> int:
     """Measure, print, write the files. 1 if a system failed otherwise than by taking too long."""
     options = arguments()
-    families = [
-        family
-        for family in FAMILIES
-        if not options.workloads
-        or any(text.lower() in family.name.lower() for text in options.workloads)
-    ]
-    if not families:
-        print(f"no such family; there are {[family.name for family in FAMILIES]}")
-        return 2
+    families = command.named(FAMILIES, options.workloads)
     began = time.perf_counter()
     # Peers first: their results are what ours are held against.
-    chosen = [
-        system
-        for system in sorted(SYSTEMS, key=lambda system: system is OURS)
-        if system.key in options.systems and system.installed
-    ]
+    chosen = command.installed((*PEERS, OURS), options.systems)
     found = [measure_family(family, chosen, options) for family in families]
     date = datetime.date.today().isoformat()
     figure = report.path_of_results(date, SUBJECT).with_suffix(".svg")
@@ -123,8 +94,8 @@ def main() -> int:
     print(text)
     if not options.no_file:
         draw(found, chosen, figure)
-        print(f"written to {report.write(text, date, SUBJECT)} and {figure}", file=sys.stderr)
-    print(f"took {time.perf_counter() - began:.0f} s", file=sys.stderr)
+        say(f"written to {report.write(text, date, SUBJECT)} and {figure}")
+    say(f"took {time.perf_counter() - began:.0f} s")
     rows = [row for curves in found for row in curves.rows]
     return 1 if any(row.failures.keys() - row.late.keys() for row in rows) else 0
 
