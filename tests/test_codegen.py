@@ -4,6 +4,7 @@ twice.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -272,6 +273,29 @@ def test_a_deep_chain_is_cut_into_kernels_of_bounded_size(readers: int) -> None:
     assert max(info.source.count(" = ") for info in kernels) < 450
     # Equal pieces of the chain are one kernel.
     assert len({info.name for info in kernels}) <= 6
+
+
+@pytest.mark.parametrize(
+    ("names", "count"),
+    [
+        (["tanh"], 1),
+        (["tanh", "square", "exp"], 4),
+        (["tanh", "exp", "exp"], 8),
+        (["tanh", "exp", "sin"], 4),
+    ],
+)
+@pytest.mark.parametrize("form", ["map", "rows", "columns"])
+def test_long_chains_of_functions_are_computed_side_by_side(
+    names: list[str], count: int, form: str
+) -> None:
+    def build(x: Node) -> Node:
+        for name in names:
+            x = OPS[name](x)
+        return x if form == "map" else total(x, 1 if form == "rows" else 0)
+
+    # A whole number of the vectors side by side, and one more element.
+    (kernel,) = check(build, normal(5, 257).astype(np.float32)).kernels
+    assert re.findall(r"interleave\((\d+)\)", kernel.source) == [str(count)] * (count > 1)
 
 
 @pytest.mark.parametrize("name", ["argmax", "argmin"])

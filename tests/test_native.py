@@ -115,6 +115,24 @@ def packed(kernel, operation):
 
 
 @x86
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_vectors_side_by_side(count, fresh_cache):
+    setup = """\
+        a = pointer_f64(pointers, 0)
+        o = output_f64(pointers, 1, 0)
+        one = f64(1)
+    """
+    kernel = compile_body(f"store(o, i, one / load(a, i))\ninterleave({count})\n", setup)
+    # Those of the loop, and perhaps one for what is left over.
+    divisions = re.findall(r"\bv?divpd\b", kernel.assembly())
+    assert count <= len(divisions) <= count + 1
+    x = np.arange(1.0, 200.0)
+    out = np.zeros_like(x)
+    run(kernel, [x, out], x.size)
+    np.testing.assert_array_equal(out, 1 / x)
+
+
+@x86
 def test_twelve_inputs_and_three_outputs_vectorise(fresh_cache):
     setup = "".join(f"p{k} = pointer_f32(pointers, {k})\n" for k in range(12))
     setup += "".join(f"o{k} = output_f32(pointers, {12 + k}, {k})\n" for k in range(3))

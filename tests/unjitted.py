@@ -84,6 +84,7 @@ def execute(launch: Launch, memory: dict[Buffer, Array]) -> None:
     names["real"] = lambda table, k: struct.unpack("<d", struct.pack("<q", words[k]))[0]
     names["load"] = names["load_output"] = _load
     names["store"] = _store
+    names["interleave"] = lambda count: None
     for code in (*REGISTERS, "f16"):
         names[f"pointer_{code}"] = lambda pointers, buffer: buffer
         names[f"output_{code}"] = lambda pointers, buffer, k: buffer

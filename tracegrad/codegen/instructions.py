@@ -68,10 +68,20 @@ Instruction = Let | Store | Fold
 
 @dataclass(eq=False)
 class Block:
-    """Instructions of one level and stage."""
+    """Instructions of one level and stage.
+
+    known   the name of each value that has one.
+    chains  how many functions such as exp are computed one after the other for a name.
+    """
 
     code: list[Instruction] = field(default_factory=list)
     known: dict[Any, str] = field(default_factory=dict)
+    chains: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def chain(self) -> int:
+        """The length of the longest chain of functions such as exp."""
+        return max(self.chains.values(), default=0)
 
 
 @dataclass

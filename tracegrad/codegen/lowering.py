@@ -8,7 +8,7 @@ next walk over the row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from tracegrad.codegen.affine import (
@@ -244,10 +244,13 @@ class _Lowering:
         self.count += 1
         return f"{self.prefix}v{self.count}"
 
-    def let(self, block: Block, key: Any, text: str) -> str:
+    def let(
+        self, block: Block, key: Any, text: str, operands: Sequence[str], costly: bool = False
+    ) -> str:
         name = self.fresh()
         block.code.append(Let(name, text))
         block.known[key] = name
+        block.chains[name] = max((block.chains.get(x, 0) for x in operands), default=0) + costly
         return name
 
     def find(self, block: Block, key: Any) -> str | None:
@@ -298,7 +301,8 @@ class _Lowering:
     def compute(self, node: Node, index: Index, block: Block, root: Root | None) -> str:
         key = (node, index)
         name = node.op.name
-        self.costly += name in COSTLY and block in self.passes
+        costly = name in COSTLY
+        self.costly += costly and block in self.passes
         if name == "constant":
             known = self.constant(node)
         elif name in VIEWS:
@@ -315,10 +319,11 @@ class _Lowering:
             text = (
                 f"{register}(philox_{name}_{node.dtype.short}({', '.join(arguments)}, {counter}))"
             )
-            return self.let(block, key, text)
+            return self.let(block, key, text, arguments, costly)
         elif name == "cast":
             argument = self.emit(node.inputs[0], index, block, root)
-            return self.let(block, key, conversion(argument, node.inputs[0].dtype, node.dtype))
+            text = conversion(argument, node.inputs[0].dtype, node.dtype)
+            return self.let(block, key, text, [argument])
         else:
             arguments = [
                 self.emit(x, align(index, node.shape, x.shape), block, root) for x in node.inputs
@@ -327,7 +332,7 @@ class _Lowering:
             text = f"{name}_apart({{}}, {{}})"
             if node not in self.apart:
                 text = expression(node.op.scalar, len(arguments), dtype, node.dtype)
-            return self.let(block, key, text.format(*arguments))
+            return self.let(block, key, text.format(*arguments), arguments, costly)
         block.known[key] = known
         return known
 

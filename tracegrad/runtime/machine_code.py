@@ -31,6 +31,7 @@ from numba.core.typed_passes import (
 )
 from numba.core.untyped_passes import FixupArgs, IRProcessing, ReconstructSSA, TranslateByteCode
 
+from tracegrad.codegen.primitives.interleaving import mark_loops
 from tracegrad.errors import CompilationError
 from tracegrad.runtime.linking import target_machine
 from tracegrad.runtime.object_files import ObjectCode
@@ -87,6 +88,10 @@ class _WholePipeline(compiler.CompilerBase):
 
 class _Library(codegen.JITCodeLibrary):
     """Collects modules without optimising each: that is done once, when all are together."""
+
+    def add_ir_module(self, ir_module: Any) -> None:
+        mark_loops(ir_module)
+        super().add_ir_module(ir_module)  # type: ignore[no-untyped-call]
 
     def add_llvm_module(self, ll_module: Any) -> None:
         self._final_module.link_in(ll_module)

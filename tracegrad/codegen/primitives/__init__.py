@@ -21,6 +21,7 @@ from tracegrad.codegen.primitives.error_function import *  # noqa: F403
 from tracegrad.codegen.primitives.exponentials import *  # noqa: F403
 from tracegrad.codegen.primitives.half import f16  # noqa: F401
 from tracegrad.codegen.primitives.integers import *  # noqa: F403
+from tracegrad.codegen.primitives.interleaving import interleave  # noqa: F401
 from tracegrad.codegen.primitives.inverse_circular import *  # noqa: F403
 from tracegrad.codegen.primitives.launching import *  # noqa: F403
 from tracegrad.codegen.primitives.logarithms import *  # noqa: F403
