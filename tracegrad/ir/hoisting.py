@@ -17,7 +17,7 @@ from collections.abc import Set
 from dataclasses import dataclass, field
 
 from tracegrad.ir.control_passes import rewrite_control
-from tracegrad.ir.graph import Graph, Node, scalar_value
+from tracegrad.ir.graph import Graph, Node
 from tracegrad.ir.loop_reduction import Results
 from tracegrad.ir.loops import Loop, LoopBuilder, Made
 from tracegrad.ir.op import OPS
@@ -52,14 +52,13 @@ class _Products:
 
 
 def _hoisted(loop: Loop) -> Results | None:
-    limit = scalar_value(loop.limit)
-    trips = loop.length or limit
-    if not trips or limit != trips or not loop.goes_on or trips < 2:
+    trips = loop.trips
+    if trips is None or trips < 2:
         return None
-    found = _products(loop, int(trips))
+    found = _products(loop, trips)
     if not (found.before or found.rows or found.sums):
         return None
-    return _rebuilt(loop, found, int(trips))
+    return _rebuilt(loop, found, trips)
 
 
 def _products(loop: Loop, trips: int) -> _Products:

@@ -1,11 +1,13 @@
 """Reverse mode through a loop: what the loop must save, and the loop that runs the other way.
 
 The body is differentiated as any graph is, and its joint graph cut in two. What the backward half
-reads of the forward half is pushed on a stack in each iteration, unless it can be read again: the
-position, the constants, the slices, the frames and the rows are the same for the same position,
-whichever way a loop runs. The backward loop runs over the positions in the opposite direction. It
-carries the cotangents of the carries and the sums of the cotangents of the constants; its rows are
-the cotangents of sliced operands, its saved values those of the frames of stacks.
+reads of the forward half is saved in each iteration: arrays as rows of larger ones if it is known
+how many iterations there are, all else on a stack, where scalars lie side by side. What can be read
+again is not saved: the position, the constants, the slices, the frames and the rows are the same
+for the same position, whichever way a loop runs. The backward loop runs over the positions in the
+opposite direction. It carries the cotangents of the carries and the sums of the cotangents of the
+constants; its rows are the cotangents of sliced operands, its saved values those of the frames of
+stacks.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ def loop_cotangents(
             return found
     parts = _again(loop, flow) if loop.remat else _halves(loop, flow, again)
     saver = _Saver(loop, parts)
-    augmented = saver.loop.append() if saver.pushed else node
+    augmented = saver.loop.append() if saver.saved else node
     return augmented, [None, None, *_backward(saver, flow, given, augmented)]
 
 
@@ -81,7 +83,7 @@ def _reading_finals(
     forward = without_finals(saver.loop, count)
     if forward is None:
         return None
-    augmented = forward.append() if saver.pushed else node
+    augmented = forward.append() if saver.saved else node
     finals = [item(augmented, index=1 + i) for i in reads]
     saver.loop = replace(saver.loop, consts=(*plain.consts, *finals))
     cotangents = _backward(saver, flow, given, augmented)
@@ -176,7 +178,7 @@ def frame_bytes(loop: Loop) -> float:
     outputs = {1 + i: loop.body.outputs[1 + i] for i, flag in enumerate(given) if flag}
     flow = _flow(loop, outputs, kinds)
     saver = _Saver(loop, _halves(loop, flow, None, finals=count))
-    return sum(map(_bytes, saver.loop.made.saved[-1])) if saver.pushed else 0.0
+    return sum(map(_bytes, saver.saved))
 
 
 def _bytes(x: Node) -> float:
@@ -199,6 +201,7 @@ class _Saver:
 
     loop    The augmented loop.
     places  For each value that the backward half reads, where it is.
+    saved   The values of the body that are saved for it.
     """
 
     def __init__(self, loop: Loop, parts: Partition) -> None:
@@ -207,20 +210,33 @@ class _Saver:
         body = Graph(forward.name, forward.inputs, forward.nodes, outputs, forward.origin)
         whole = replace(loop, body=body)
         fixed = _fixed_places(whole)
+        # New results come after all others, whose numbers stay: stacks, where there are some.
+        length = None if loop.saves else loop.trips
+        rows: dict[Node, int] = {}
         pushed: dict[Node, int] = {}
         self.parts = parts
         self.places: list[_Place] = []
         for saved in parts.saved:
             x = (forward.inputs if saved.kind == "input" else forward.outputs)[saved.index]
             place = fixed.get(x)
-            if place is None:
+            if place is None and length is not None and x.shape:
+                place = ("row", loop.stacked + rows.setdefault(x, len(rows)), 0)
+            elif place is None:
                 place = ("saved", len(loop.saves), pushed.setdefault(x, len(pushed)))
             self.places.append(place)
+        made = whole.made
+        if rows:
+            made = replace(made, rows=(*made.rows, *rows))
         if pushed:
-            body = replace(body, outputs=(*outputs, *pushed))
-            whole = replace(whole, body=body, saves=(*loop.saves, len(pushed)))
-        self.loop = whole
-        self.pushed = bool(pushed)
+            made = replace(made, saved=(*made.saved, tuple(pushed)))
+        self.saved = (*rows, *pushed)
+        self.loop = replace(
+            whole,
+            body=replace(body, outputs=made.all),
+            stacked=len(made.rows),
+            length=length if rows else loop.length,
+            saves=tuple(map(len, made.saved)),
+        )
 
 
 def _fixed_places(loop: Loop) -> dict[Node, _Place]:

@@ -1,5 +1,6 @@
 """A loop with less in it that has the same results: what is dead, constant or follows from the
-position is not carried.
+position is not carried, and an operand of which each iteration reads the row at its position is
+sliced.
 """
 
 from __future__ import annotations
@@ -93,6 +94,7 @@ class _Reduction:
         self.bound = bound_of(loop, self.counting) if self.counting else None
         self.fixed = [_is_fixed(loop, i) for i in range(len(loop.carry))]
         self.rows = _rows_elsewhere(loop)
+        self.sliced = _sliced(loop)
         self.go = loop.made.go
         if self.bound is not None:
             self.go = self.bound.remaining or Builder.current().constant(True)
@@ -126,7 +128,7 @@ class _Reduction:
             node = work.pop()
             if node not in live:
                 live.add(node)
-                work.extend(node.inputs)
+                work.extend(() if node in self.sliced else node.inputs)
                 if node in updates:
                     work.append(updates[node])
         return live
@@ -134,7 +136,7 @@ class _Reduction:
     def _gains(self) -> bool:
         loop = self.loop
         inner = loop.inner
-        if any(self.fixed) or self.counting or self.bound is not None:
+        if any(self.fixed) or self.counting or self.bound is not None or self.sliced:
             return True
         if any(x not in self.live for x in (*inner.carry, *inner.consts, *inner.slices)):
             return True
@@ -165,10 +167,17 @@ class _Reduction:
         rows = [i for i in range(loop.stacked) if loop.first_row + i in needed]
         groups = [k for k in range(len(loop.saves)) if loop.first_stack + k in self.used]
         limit, go = (loop.limit, loop.go) if self.bound is None else bounded(loop, self.bound)
+        slices = {
+            node: _from(x, first, loop.trips or 0)
+            for node, (x, first) in self.sliced.items()
+            if node in self.live
+        }
         with LoopBuilder(loop.body.name) as inside:
             new = self._inputs(inside, carried)
             for node in loop.body.nodes:
-                if node in self.live:
+                if node in slices:
+                    new[node] = inside.slice(slices[node], "row")
+                elif node in self.live:
                     new[node] = inside.body.adopt(node, [new[x] for x in node.inputs])
             made = loop.made
             ends = self.bound is not None and self.bound.remaining is None
@@ -181,7 +190,7 @@ class _Reduction:
                     tuple(new[made.rows[i]] for i in rows),
                     tuple(tuple(new[x] for x in made.saved[k]) for k in groups),
                 ),
-                length=loop.length,
+                length=loop.trips if slices else loop.length,
                 reverse=loop.reverse,
                 remat=loop.remat,
                 origin=loop.body.origin,
@@ -266,13 +275,58 @@ def _rows_elsewhere(loop: Loop) -> dict[int, Node | int]:
     """The stacked rows that are what another result is, or a sliced operand, by their index."""
     found: dict[int, Node | int] = {}
     first: dict[Node, int] = {}
-    complete = loop.goes_on and scalar_value(loop.limit) == loop.length
+    complete = loop.trips == loop.length
     for i, row in enumerate(loop.made.rows, loop.first_row):
         if complete and row in loop.inner.slices:
             found[i] = loop.xs[loop.inner.slices.index(row)]
         elif first.setdefault(row, i) != i:
             found[i] = first[row]
     return found
+
+
+def _sliced(loop: Loop) -> dict[Node, tuple[Node, int]]:
+    """What in the body is the row at the position, or a fixed distance after it, of an operand that
+    stays the same: the operand, and the number of its first row that is read.
+
+    Of an operand of which most is not read this would be no gain: its cotangent is made of rows,
+    and zeros for all the others.
+    """
+    if loop.trips is None:
+        return {}
+    outside = dict(zip(loop.inner.consts, loop.consts, strict=True))
+    found = {}
+    for node in loop.body.nodes:
+        if node.op.name == "gather" and len(node.inputs) == 2 and node.inputs[0] in outside:
+            source, index = node.inputs
+            first = _distance(index, loop.inner.position)
+            rest = source.shape[0] - loop.trips
+            if first is not None and 0 <= first <= rest <= loop.trips:
+                found[node] = outside[source], first
+    return found
+
+
+def _distance(index: Node, position: Node) -> int | None:
+    """How much larger an index is than the position, if that is a number."""
+    if index is position:
+        return 0
+    if index.op.name in ("add", "sub") and index.inputs[0] is position:
+        number = scalar_value(index.inputs[1])
+        if number is not None:
+            return int(number if index.op.name == "add" else -number)
+    return None
+
+
+def _from(x: Node, first: int, count: int) -> Node:
+    """So many rows of an operand."""
+    if count == x.shape[0]:
+        return x
+    rest = x.shape[1:]
+    return OPS["slice"](
+        x,
+        starts=(first, *(0 for _ in rest)),
+        limits=(first + count, *rest),
+        strides=(1,) * x.ndim,
+    )
 
 
 def _name(x: Node) -> str:

@@ -134,6 +134,14 @@ class Loop:
         """Whether nothing but `limit` stops the loop."""
         return scalar_value(self.go) is True and scalar_value(self.body.outputs[0]) is True
 
+    @property
+    def trips(self) -> int | None:
+        """How many iterations are done, none of them left out; None if that is not known."""
+        limit = scalar_value(self.limit) if self.goes_on else None
+        if limit is None or limit <= 0 or self.length not in (None, limit):
+            return None
+        return int(limit)
+
 
 @dataclass(frozen=True, slots=True)
 class Inner:

@@ -39,7 +39,7 @@ class MemoryStatistics:
     free_bytes     Blocks of the pool that nobody uses: the next array of their size takes one.
     pooled_bytes   Both together.
     scratch_bytes  Temporaries of programs: an arena for each thread, kept for its next call.
-    stack_bytes    What loops have saved for their gradient.
+    stack_bytes    What loops have saved for their gradient, if it was not known how often they run.
     peak_bytes     The most that pool and scratch held at once, since the process began or
                    `reset_peak_memory_stats` was called.
     allocations    Arrays that were asked for; `made` and `reused` count the blocks for them, small
