@@ -10,7 +10,14 @@ import textwrap
 import numpy as np
 import pytest
 
-from tracegrad.codegen.gemm import BatchAxis, Matrix, gemm_extent, gemm_source, gemm_table
+from tracegrad.codegen.gemm import (
+    TILED_ROWS,
+    BatchAxis,
+    Matrix,
+    gemm_extent,
+    gemm_source,
+    gemm_table,
+)
 from tracegrad.codegen.table import real_bits
 from tracegrad.runtime import kernels, memory, program
 from tracegrad.runtime.blas import gemm_addresses
@@ -331,7 +338,7 @@ def multiply(code, a, b, c, transposed_a, transposed_b, batch=(), alpha=1.0, bet
     m, n = c.shape[-2:]
     k = a.shape[-2] if transposed_a else a.shape[-1]
     slots = Matrix(0, transposed_a), Matrix(1, transposed_b), Matrix(2)
-    table = gemm_table(gemm_addresses(code), *slots, m, n, k, batch, alpha, beta)
+    table = gemm_table(code, gemm_addresses(code), *slots, m, n, k, batch, alpha, beta)
     run(kernels.compile_kernel(gemm_source(code)), [a, b, c], gemm_extent(m, n, k, batch), table)
 
 
@@ -351,6 +358,19 @@ def test_products_of_every_shape(code):
             np.testing.assert_allclose(c, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("code", ["f32", "f64"])
+@pytest.mark.parametrize("k", [TILED_ROWS, TILED_ROWS + 1, 3 * TILED_ROWS - 5])
+def test_products_with_a_long_inner_size(code, k):
+    random = np.random.default_rng(4)
+    a, b = random.normal(size=(6, k)).astype(NUMPY[code]), random.normal(size=(k, 70))
+    b = b.astype(NUMPY[code])
+    exact = a.astype(np.float64) @ b.astype(np.float64)
+    for alpha, beta in ((1.0, 0.0), (-0.5, 1.0)):
+        c = np.full((6, 70), np.nan if beta == 0 else 3.0, NUMPY[code])
+        multiply(code, a, b, c, False, False, (), alpha, beta)
+        np.testing.assert_allclose(c, alpha * exact + (3.0 if beta else 0.0), atol=1e-4)
+
+
 def test_products_of_a_broadcast_batch():
     random = np.random.default_rng(4)
     a = random.normal(size=(5, 1, 6, 7))
@@ -364,13 +384,12 @@ def test_products_of_a_broadcast_batch():
 def test_product_of_a_part_of_a_matrix():
     a = np.random.default_rng(5).normal(size=(12, 20))
     c = np.zeros((12, 12))
-    table = gemm_table(
-        gemm_addresses("f64"), Matrix(0, False, 20), Matrix(0, True, 20), Matrix(1), 12, 12, 9
-    )
+    matrices = Matrix(0, False, 20), Matrix(0, True, 20), Matrix(1)
+    table = gemm_table("f64", gemm_addresses("f64"), *matrices, 12, 12, 9)
     run(kernels.compile_kernel(gemm_source("f64")), [a, c], 1, table)
     np.testing.assert_allclose(c, a[:, :9] @ a[:, :9].T, rtol=1e-12)
     with pytest.raises(ValueError, match="beyond 32 bits"):
-        gemm_table((0, 0), Matrix(0), Matrix(1), Matrix(2), 2**31, 1, 1)
+        gemm_table("f32", (0, 0), Matrix(0), Matrix(1), Matrix(2), 2**31, 1, 1)
 
 
 # ------------------------------------------------------------------------------------------- memory

@@ -26,6 +26,7 @@ from tracegrad.ir.passes import (
     optimize,
     rewrite,
     simplify,
+    turn_products,
 )
 from tracegrad.ir.printer import text
 from tracegrad.ir.rewrites import EXACT, INEXACT, Rule, RuleTable
@@ -355,6 +356,36 @@ def f(c: b1[2, 3], x: f32[3]) -> f32[2, 3]:
 def f(c: b1[2, 3], x: f32[3]) -> f32[2, 3]:
     v0: f32[2, 3] = broadcast_to(x, shape=(2, 3))
     return v0
+""",
+    ),
+    "the transpose of a product that nobody else reads": (
+        turn_products,
+        """
+def f(a: f32[2, 3, 4], b: f32[2, 4, 5]) -> (f32[2, 5, 3], f32[2, 3, 5], f32[3, 2, 5]):
+    v0: f32[2, 3, 5] = matmul(a, b)
+    v1: f32[2, 5, 3] = transpose(v0, axes=(0, 2, 1))
+    v2: f32[2, 3, 4] = neg(a)
+    v3: f32[2, 3, 5] = matmul(v2, b)
+    v4: f32[2, 5, 3] = transpose(v3, axes=(0, 2, 1))
+    v5: f32[2, 5, 3] = add(v1, v4)
+    v6: f32[2, 4, 5] = neg(b)
+    v7: f32[2, 3, 5] = matmul(a, v6)
+    v8: f32[3, 2, 5] = transpose(v7, axes=(1, 0, 2))
+    return v5, v0, v8
+""",
+        """
+def f(a: f32[2, 3, 4], b: f32[2, 4, 5]) -> (f32[2, 5, 3], f32[2, 3, 5], f32[3, 2, 5]):
+    v0: f32[2, 3, 5] = matmul(a, b)
+    v1: f32[2, 5, 3] = transpose(v0, axes=(0, 2, 1))
+    v2: f32[2, 3, 4] = neg(a)
+    v3: f32[2, 5, 4] = transpose(b, axes=(0, 2, 1))
+    v4: f32[2, 4, 3] = transpose(v2, axes=(0, 2, 1))
+    v5: f32[2, 5, 3] = matmul(v3, v4)
+    v6: f32[2, 5, 3] = add(v1, v5)
+    v7: f32[2, 4, 5] = neg(b)
+    v8: f32[2, 3, 5] = matmul(a, v7)
+    v9: f32[3, 2, 5] = transpose(v8, axes=(1, 0, 2))
+    return v6, v0, v9
 """,
     ),
     "dead code and common subexpressions": (

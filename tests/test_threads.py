@@ -107,7 +107,7 @@ def test_products_in_strips(m, n, k, turned):
     expected = (a.swapaxes(1, 2) if turned else a) @ (b.T if turned else b)
     batch = [BatchAxis(2, m * k, 0, m * n)]
     matrices = Matrix(0, turned), Matrix(1, turned), Matrix(2)
-    table = gemm_table(gemm_addresses("f64"), *matrices, m, n, k, batch)
+    table = gemm_table("f64", gemm_addresses("f64"), *matrices, m, n, k, batch)
     extent = gemm_extent(m, n, k, batch)
     assert extent > 2
     kernel = kernels.compile_kernel(gemm_source("f64"))

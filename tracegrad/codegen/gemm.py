@@ -18,6 +18,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tracegrad.codegen.processor import cpu_name
 from tracegrad.codegen.table import real_bits
 
 # Products with at most this many multiplications are done by the plain loops: 14 ns instead of 60
@@ -28,12 +29,21 @@ SMALL_PRODUCT = 64
 # done in tiles: beyond, BLAS gains by packing its operands.
 TILED_PRODUCT = 1 << 21
 TILED_OPERAND = 1 << 16
+# On these processors only the bytes of the right operand count, or of as many of its rows as are
+# multiplied at once, which have to stay in the second cache: tiles do 115 of the 118 billion
+# floating-point operations a second that a thread of Zen 4 is capable of in float32, and OpenBLAS,
+# with its kernels for another processor, 95.
+TILED_BYTES = {"znver4": 1 << 20}
+# So many products are added up in one go, as in BLAS: in one sum of thousands errors would grow.
+TILED_ROWS = 512
 
-# A strip has at least so many multiplications, and as many rows or columns as a multiple of the
-# second number: less is not worth a thread, and BLAS computes a few rows slowly. OpenBLAS starts
-# its own threads from the same size on.
+# A strip has at least so many multiplications: less is not worth a thread. OpenBLAS starts its own
+# threads from the same size on.
 STRIP_PRODUCT = 1 << 18
-_STRIP = 16
+# Its rows or columns are a multiple of these: BLAS computes a few rows slowly, and a whole tile of
+# float32 is 64 columns wide.
+_STRIP_ROWS = 16
+_STRIP_COLUMNS = 64
 # So many multiplications of a product of matrices cost as much as one element of a simple loop.
 # With a vector each multiplication needs an element of its own.
 _REUSE = 4
@@ -84,7 +94,8 @@ def strips_of(m: int, n: int, k: int) -> Strips:
     whole, other = (n, m) if by_columns else (m, n)
     reuse = min(_REUSE, max(other, 1))
     each = max(other * k, 1)
-    size = -(-STRIP_PRODUCT * reuse // (_REUSE * each * _STRIP)) * _STRIP
+    multiple = _STRIP_COLUMNS if by_columns else _STRIP_ROWS
+    size = -(-STRIP_PRODUCT * reuse // (_REUSE * each * multiple)) * multiple
     size = max(min(size, whole), 1)
     return Strips(by_columns, size, -(-whole // size), size * each // reuse)
 
@@ -100,6 +111,7 @@ def calls_blas(table: Sequence[int]) -> bool:
 
 
 def gemm_table(
+    code: str,
     addresses: tuple[int, int],
     a: Matrix,
     b: Matrix,
@@ -111,7 +123,7 @@ def gemm_table(
     alpha: float = 1.0,
     beta: float = 0.0,
 ) -> list[int]:
-    """The table of a launch, whose extent is `gemm_extent`.
+    """The table of a launch on matrices of "f32" or "f64", whose extent is `gemm_extent`.
 
     `addresses` are those of `?gemm` and `?gemv`. C is m x n, op(A) m x k, op(B) k x n.
 
@@ -126,7 +138,7 @@ def gemm_table(
     lda = max(1, a.rows_apart or 0, m if a.transposed else k)
     ldb = max(1, b.rows_apart or 0, k if b.transposed else n)
     ldc = max(1, c.rows_apart or 0, n)
-    way = _way(m, n, k, b.transposed, beta)
+    way = _way(code, m, n, k, b.transposed, beta)
     words = [*addresses, a.slot, b.slot, c.slot, m, n, k, int(a.transposed), int(b.transposed)]
     strips = strips_of(m, n, k)
     words += [lda, ldb, ldc, real_bits(alpha), real_bits(beta), way]
@@ -136,17 +148,19 @@ def gemm_table(
     return words
 
 
-def _way(m: int, n: int, k: int, transposed_b: bool, beta: float) -> int:
+def _way(code: str, m: int, n: int, k: int, transposed_b: bool, beta: float) -> int:
     """Whether a product goes to BLAS, to the plain loops, or to tiles."""
     if m * n * k <= SMALL_PRODUCT:
         return _LOOPS
     fits = m * n * k <= TILED_PRODUCT and n * k <= TILED_OPERAND
+    at_once = n * min(k, TILED_ROWS) * (4 if code == "f32" else 8)
+    fits = fits or at_once <= TILED_BYTES.get(cpu_name(), 0)
     return _TILES if fits and n > 1 and not transposed_b and beta in (0.0, 1.0) else _BLAS
 
 
 def gemm_source(code: str) -> str:
     """The source of the kernel for element type "f32" or "f64"."""
-    return _SOURCE.replace("REAL", code)
+    return _SOURCE.replace("REAL", code).replace("TILED_ROWS", str(TILED_ROWS))
 
 
 _SOURCE = '''\
@@ -229,7 +243,16 @@ def kernel(pointers, table, start, stop):
         c = advance(first_c, offset_c)
         if way == 2:
             adds = 0 if beta == 0.0 else 1
-            tiled_product(a, row_a, column_a, b, ldb, c, ldc, rows, columns, k, alpha, adds)
+            done = 0
+            while done < k or done == 0:
+                part = min(k - done, TILED_ROWS)
+                left = advance(a, done * column_a)
+                right = advance(b, done * ldb)
+                tiled_product(
+                    left, row_a, column_a, right, ldb, c, ldc, rows, columns, part, alpha, adds
+                )
+                adds = 1
+                done += TILED_ROWS
             continue
         if way == 1:
             plain_product(

@@ -28,6 +28,7 @@ from tracegrad.ir.ordering import read_before_update
 from tracegrad.ir.printer import text
 from tracegrad.ir.reading_back import changes_nothing
 from tracegrad.ir.rewrites import EXACT, INEXACT, RuleTable
+from tracegrad.ir.transposing import transposes_inside
 from tracegrad.ir.types import TensorType
 from tracegrad.ir.verifier import verify
 from tracegrad.log import dump, log
@@ -129,6 +130,11 @@ def simplify_inexactly(graph: Graph) -> Graph:
     return rewrite(graph, _INEXACT.apply)
 
 
+def turn_products(graph: Graph) -> Graph:
+    """Products of matrices in the layout in which they are read."""
+    return rewrite(graph, transposes_inside(graph))
+
+
 def eliminate(graph: Graph) -> Graph:
     """Drop what no output needs, and compute equal things once."""
     return rewrite(graph, lambda node: None)
@@ -140,6 +146,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("simplify", "fold constants", fold_constants),
     Pass("simplify", "exact algebra", simplify),
     Pass("simplify", "inexact algebra", simplify_inexactly, exact=False),
+    Pass("simplify", "transposed products", turn_products),
     Pass("simplify", "loops and branches", reduce_control),
     Pass("simplify", "loops and branches side by side", merge_control),
     Pass("simplify", "products out of loops", hoist_products),

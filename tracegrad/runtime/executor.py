@@ -368,9 +368,8 @@ def matmul_launch(call: Call) -> Launch:
         for axis, size in enumerate(lead)
         if size != 1
     ]
-    table = gemm_table(
-        gemm_addresses(code), _matrix(a, 0), _matrix(b, 1), _matrix(call.target, 2), m, n, k, batch
-    )
+    matrices = _matrix(a, 0), _matrix(b, 1), _matrix(call.target, 2)
+    table = gemm_table(code, gemm_addresses(code), *matrices, m, n, k, batch)
     words: list[tuple[str, Any]] = [("int", x) for x in table]
     for position, view in zip((2, 3, 4), (a, b, call.target), strict=True):
         words[position] = ("view", view)

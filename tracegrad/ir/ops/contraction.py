@@ -24,8 +24,12 @@ def _infer_matmul(a: TensorType, b: TensorType) -> TensorType:
 
 def swap(x: Node) -> Node:
     """`x` with its last two axes exchanged."""
-    axes = tuple(range(x.ndim - 2))
-    return OPS["transpose"](x, axes=(*axes, x.ndim - 1, x.ndim - 2))
+    return OPS["transpose"](x, axes=swapped(x.ndim))
+
+
+def swapped(rank: int) -> tuple[int, ...]:
+    """All axes, the last two exchanged."""
+    return (*range(rank - 2), rank - 1, rank - 2)
 
 
 matmul: Op = general(
