@@ -1,5 +1,6 @@
 """Calls that are taken natively: they do what Python would have done, or leave it to Python."""
 
+import functools
 import gc
 import sys
 import threading
@@ -250,6 +251,53 @@ def test_containers_are_known_by_their_structure():
     changed["pair"] = [1, 2]
     with pytest.raises(AttributeError):
         compiled(changed)
+
+
+class Scaled:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def of(self, x):
+        return x * self.factor
+
+
+def test_methods_and_partials():
+    x = tg.ones(2)
+    held = Scaled(2.0)
+    compiled = tg.compile(held.of)
+    warm(compiled, x)
+    held.factor = 3.0
+    assert compiled(x).tolist() == [3.0, 3.0]
+
+    for transform in (lambda f: f, tg.vmap):
+        bound = functools.partial(scaled, y=2.0)
+        compiled = tg.compile(transform(bound))
+        warm(compiled, x)
+        bound.keywords["y"] = 4.0
+        assert compiled(x).tolist() == [7.0, 7.0]
+
+    powers = [2.0, 3.0]
+    compiled = tg.compile(transform(functools.partial(lambda ps, x: ps[0] * x + ps[1], powers)))
+    warm(compiled, x)
+    powers[1] = 5.0
+    assert compiled(x).tolist() == [7.0, 7.0]
+
+
+def test_a_captured_list_of_numbers():
+    numbers = [1.0, 2.0]
+    compiled = tg.compile(lambda x: x * numbers[0] + len(numbers))
+    x = tg.ones(2)
+    warm(compiled, x)
+    numbers[0] = float("1")
+    # Equal, but another object: that is for Python to say.
+    assert compiled(x).tolist() == [3.0, 3.0]
+    assert compiled.statistics.traces == 1
+    numbers[0] = 2.0
+    assert compiled(x).tolist() == [4.0, 4.0]
+    numbers.append(0.0)
+    assert compiled(x).tolist() == [5.0, 5.0]
+    numbers[:] = [1.0, 2]
+    assert compiled(x).tolist() == [3.0, 3.0]
 
 
 def test_results_have_their_structure():

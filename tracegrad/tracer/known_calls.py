@@ -11,7 +11,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from types import ModuleType
+from functools import partial
+from types import MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,12 @@ from tracegrad.tracer.tree import Occurrence, Path, Run, Tree, outcome_of
 
 Array = np.ndarray[Any, Any]
 
-# A larger tree is run in Python.
+# A larger tree is run in Python, and the items of a longer list are compared there.
 _MOST_BLOCKS = 1000
+_MOST_ITEMS = 32
+
+# Objects that Python makes around a function: to read what they hold runs no code of the user's.
+_HOLDERS = (partial, MethodType)
 
 
 class _UnfitError(Exception):
@@ -234,6 +239,9 @@ class _Checks:
         if kind is ModuleType and name in value.__dict__:
             self.entry.is_object(register, value)
             return self.entry.dict_item(value.__dict__, name), value.__dict__[name]
+        if kind in _HOLDERS and isinstance(getattr(kind, name, None), MemberDescriptorType):
+            self.entry.is_of(register, kind)
+            return self.entry.attribute(register, name), getattr(value, name)
         # Code of the user's is not run between the checks.
         if hasattr(kind, "__getattr__") or kind.__getattribute__ is not object.__getattribute__:
             raise _UnfitError
@@ -309,7 +317,13 @@ class _Checks:
         register, value = self.at(guard.path)
         entry = self.entry
         kind = type(guard)
-        if kind is Guard:
+        if kind is Guard and type(value) is list and len(value) <= _MOST_ITEMS:
+            # The guard is by value: where an item is another object, it is asked.
+            entry.is_of(register, list)
+            entry.has_length(register, len(value))
+            for i, item in enumerate(value):
+                entry.is_object(entry.item(register, list, i), item)
+        elif kind is Guard:
             if value is not guard.expected:
                 raise _UnfitError
             entry.is_object(register, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -84,13 +85,14 @@ class Binder:
         self._keyword_defaults: dict[str, Any] = {}
         self._name = getattr(function, "__name__", type(function).__name__)
         self._signature: inspect.Signature | None = None
-        if isinstance(function, np.ufunc):
-            # Its keywords are for arrays; filled in with their defaults they contradict each other.
-            return
         try:
             signature = inspect.signature(function, follow_wrapped=False)
             self.names = _positional(inspect.signature(function))
         except (TypeError, ValueError):
+            return
+        if isinstance(function, np.ufunc | functools.partial):
+            # The keywords of the one are for arrays, and contradict each other if they are filled
+            # in with their defaults; those of the other may change, and it fills them in itself.
             return
         self._own = _positional(signature)
         self.count = len(self._own)
