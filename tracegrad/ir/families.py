@@ -31,6 +31,8 @@ DEFAULT_DOMAIN = Domain()
 
 def broadcast_shapes(*shapes: Shape, op: str = "broadcast") -> Shape:
     """NumPy's broadcasting of shapes; ShapeError names the op and the first bad dimension."""
+    if shapes and shapes.count(shapes[0]) == len(shapes):
+        return shapes[0]
     ndim = max(map(len, shapes), default=0)
     result = [1] * ndim
     for shape in shapes:
@@ -137,9 +139,12 @@ def elementwise(
     The cotangents that the rules return are summed back to each input's shape by the family.
     """
     arity = _fields(scalar)
+    plain = result is None and not condition
     rules = vjp if isinstance(vjp, (tuple, _NonDifferentiable)) else (vjp,)
 
     def infer(*inputs: TensorType) -> TensorType:
+        if plain and inputs[0].dtype in types and inputs.count(inputs[0]) == len(inputs):
+            return inputs[0]
         data = inputs[1:] if condition else inputs
         if condition and inputs[0].dtype is not bool_:
             raise DtypeError(f"{name}: the condition must be bool, not {inputs[0].dtype.name}")

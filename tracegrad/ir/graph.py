@@ -70,9 +70,11 @@ class Node:
 
     A node also has Python's arithmetic, so that gradient rules read like formulas; each operator
     appends to the builder that is current (see `Builder`).
+
+    left_alone  bits of the rules that are known to change nothing here, see `passes.LocalRule`.
     """
 
-    __slots__ = ("_frozen", "inputs", "loc", "op", "params", "type")
+    __slots__ = ("_frozen", "inputs", "left_alone", "loc", "op", "params", "type")
 
     def __init__(
         self,
@@ -87,6 +89,7 @@ class Node:
         self.params = params
         self.type = type
         self.loc = loc
+        self.left_alone = 0
         self._frozen: Hashable = None
 
     @property
@@ -236,16 +239,28 @@ class Builder:
         if found is not None:
             return found
         type = op.infer(*(node.type for node in inputs), **params)
-        node = Node(op, inputs, params, type, loc or self.loc)
+        return self._add(Node(op, inputs, params, type, loc or self.loc), key, frozen)
+
+    def _add(self, node: Node, key: Hashable, frozen: Hashable) -> Node:
         node._frozen = frozen
-        if op.pure:
+        if node.op.pure:
             self._numbers[key] = node
         self.nodes.append(node)
         return node
 
     def adopt(self, node: Node, inputs: Sequence[Node]) -> Node:
         """A copy of another graph's node on this builder's `inputs`, keeping its line."""
-        return self.append(node.op, inputs, node.params, node.loc)
+        inputs = tuple(inputs)
+        if [x.type for x in inputs] != [x.type for x in node.inputs]:
+            return self.append(node.op, inputs, node.params, node.loc)
+        # Of the same types it has the same type itself, and need not be checked again.
+        frozen = node.frozen_params
+        key = (node.op, tuple(map(id, inputs)), frozen)
+        found = self._numbers.get(key)
+        if found is not None:
+            return found
+        copy = Node(node.op, inputs, node.params, node.type, node.loc or self.loc)
+        return self._add(copy, key, frozen)
 
     def keep(self, node: Node) -> Node:
         """The node itself, or the equal one that exists; its inputs must be this builder's own.

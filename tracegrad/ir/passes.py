@@ -1,14 +1,16 @@
 """The passes in order, and what runs them.
 
 A pass is a function `Graph -> Graph` that keeps inputs, outputs and meaning; nodes that it leaves
-alone are shared between the two. Every pass rebuilds the graph through a `Builder`, so that common
-subexpressions and dead code never survive one.
+alone are shared between the two, and a graph in which it changes nothing is the result itself. A
+pass that changes something rebuilds the graph through a `Builder`, so that it leaves neither common
+subexpressions nor dead code.
 
 The bodies of loops and branches go through the same passes, before the graph that they are in.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -39,9 +41,6 @@ _ROUNDS = 8
 # One node is rewritten at most so often in one pass, in case two rules undo each other.
 _REWRITES = 16
 
-_EXACT = RuleTable(EXACT)
-_INEXACT = RuleTable(INEXACT)
-
 
 class Pass(NamedTuple):
     """One step of optimisation."""
@@ -52,16 +51,43 @@ class Pass(NamedTuple):
     exact: bool = True
 
 
+class LocalRule:
+    """A rule that looks at a node and at what it is computed from, and at nothing else.
+
+    Nodes do not change: one that it leaves alone is known by a bit, and not looked at again.
+    """
+
+    _bits = itertools.count()
+
+    def __init__(self, rule: NodeRule) -> None:
+        self._rule = rule
+        self._bit = 1 << next(self._bits)
+
+    def __call__(self, node: Node) -> Node | None:
+        if node.left_alone & self._bit:
+            return None
+        better = self._rule(node)
+        if better is None:
+            node.left_alone |= self._bit
+        return better
+
+
 def rewrite(graph: Graph, rule: NodeRule) -> Graph:
     """`graph` with `rule` applied at every node, operands first, until it says None."""
+    with Builder(graph.name):
+        if all(rule(node) is None for node in graph.nodes):
+            return graph
+    return _rebuilt(graph, rule)
+
+
+def _rebuilt(graph: Graph, rule: NodeRule) -> Graph:
     with Builder(graph.name) as builder:
         builder.inputs.extend(graph.inputs)
         new: dict[Node, Node] = {x: x for x in graph.inputs}
         for node in graph.nodes:
             builder.loc = node.loc
-            inputs = [new[x] for x in node.inputs]
-            same = all(x is y for x, y in zip(inputs, node.inputs, strict=True))
-            made = builder.keep(node) if same else builder.adopt(node, inputs)
+            inputs = tuple([new[x] for x in node.inputs])
+            made = builder.keep(node) if inputs == node.inputs else builder.adopt(node, inputs)
             for _ in range(_REWRITES):
                 better = rule(made)
                 if better is None:
@@ -83,42 +109,50 @@ def expand_composites(graph: Graph) -> Graph:
     return graph
 
 
+@LocalRule
+def _canonical(node: Node) -> Node | None:
+    return next((new for rule in CANONICAL if (new := rule(node)) is not None), None)
+
+
+_EXACT = LocalRule(RuleTable(EXACT).apply)
+_INEXACT = LocalRule(RuleTable(INEXACT).apply)
+_JOINED = LocalRule(join_rows)
+_FOLDED = LocalRule(fold)
+
+
 def canonicalize(graph: Graph) -> Graph:
     """One form for what can be said in several: see `tracegrad.ir.canonical`."""
+    return rewrite(graph, _canonical)
 
-    def apply(node: Node) -> Node | None:
-        return next((new for rule in CANONICAL if (new := rule(node)) is not None), None)
 
-    return rewrite(graph, apply)
+@LocalRule
+def _stored(node: Node) -> Node | None:
+    return cast_once(node) if node.op.name == "cast" else changes_nothing(node)
 
 
 def forget_stores(graph: Graph) -> Graph:
     """No store or cast that changes nothing, and no store that is read where it was made."""
-
-    def apply(node: Node) -> Node | None:
-        return cast_once(node) if node.op.name == "cast" else changes_nothing(node)
-
-    return rewrite(graph, apply)
+    return rewrite(graph, _stored)
 
 
 def join(graph: Graph) -> Graph:
     """What was taken apart and is put together again: see `tracegrad.ir.joining`."""
-    return rewrite(graph, join_rows)
+    return rewrite(graph, _JOINED)
 
 
 def fold_constants(graph: Graph) -> Graph:
     """Compute what depends on constants alone, where the result is small."""
-    return rewrite(graph, fold)
+    return rewrite(graph, _FOLDED)
 
 
 def simplify(graph: Graph) -> Graph:
     """Algebra that keeps every bit: see `tracegrad.ir.rewrites`."""
-    return rewrite(graph, _EXACT.apply)
+    return rewrite(graph, _EXACT)
 
 
 def simplify_discrete(graph: Graph) -> Graph:
     """That algebra on what has no gradient: integers and flags."""
-    return rewrite(graph, lambda x: None if _is_differentiable(x) else _EXACT.apply(x))
+    return rewrite(graph, lambda x: None if _is_differentiable(x) else _EXACT(x))
 
 
 def _is_differentiable(x: Node) -> bool:
@@ -127,7 +161,7 @@ def _is_differentiable(x: Node) -> bool:
 
 def simplify_inexactly(graph: Graph) -> Graph:
     """Algebra that changes values, for those who asked for it."""
-    return rewrite(graph, _INEXACT.apply)
+    return rewrite(graph, _INEXACT)
 
 
 def turn_products(graph: Graph) -> Graph:
@@ -137,7 +171,7 @@ def turn_products(graph: Graph) -> Graph:
 
 def eliminate(graph: Graph) -> Graph:
     """Drop what no output needs, and compute equal things once."""
-    return rewrite(graph, lambda node: None)
+    return _rebuilt(graph, lambda node: None)
 
 
 PASSES: tuple[Pass, ...] = (
@@ -231,13 +265,13 @@ def in_bodies(graph: Graph, change: Callable[[Graph], Graph]) -> Graph:
         builder.inputs.extend(graph.inputs)
         new: dict[Node, Node] = {x: x for x in graph.inputs}
         for node in graph.nodes:
-            inputs = [new[x] for x in node.inputs]
+            inputs = tuple([new[x] for x in node.inputs])
             old = graphs_of(node)
             changed = [change(body) for body in old]
             if not all(a is b for a, b in zip(old, changed, strict=True)):
                 params = with_graphs(node, changed)
                 new[node] = builder.append(node.op, inputs, params, node.loc)
-            elif all(x is y for x, y in zip(inputs, node.inputs, strict=True)):
+            elif inputs == node.inputs:
                 new[node] = builder.keep(node)
             else:
                 new[node] = builder.adopt(node, inputs)

@@ -521,9 +521,9 @@ class CompiledFunction(Inspection):
     def _limit(self) -> None:
         """Past the limit of traces: warn once, and drop what was used longest ago."""
         self._native.settle()
-        paths = [(path.last_used, s, p) for s in self.specialisations for p, path in s.tree.ends()]
-        if len(paths) <= self.max_traces:
+        if sum(s.tree.width for s in self.specialisations) <= self.max_traces:
             return
+        paths = [(path.last_used, s, p) for s in self.specialisations for p, path in s.tree.ends()]
         if not self._warned:
             self._warned = True
             warnings.warn(self.limit_report(), TraceLimitWarning, stacklevel=5)

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from tracegrad.tracer.specialisation import Specialisation
 
 
+# A new signature is compared with so many others.
+_COMPARED = 64
+
+
 @dataclass(frozen=True)
 class Event:
     """One trace: which specialisation it went to, and why it was needed."""
@@ -56,14 +60,16 @@ def _describe(description: Description, name: str, leaves: Any, fields: dict[str
 def explain_miss(
     known: Sequence[Specialisation], key: Any, fields: dict[str, str], leaves: Sequence[Any]
 ) -> str:
-    """Why no specialisation fits a call, as the difference from the nearest one."""
+    """Why no specialisation fits a call, as the difference from the nearest one of the last."""
     if not known:
         return "first call"
     equal = [item for item in known if item.key == key]
     if equal:
         differences = min((item.difference(leaves) for item in equal), key=len)
     else:
-        differences = min((_changes(item.fields, fields) for item in known), key=len)
+        now = fields.items()
+        nearest = min(known[-_COMPARED:], key=lambda item: len(item.fields.items() ^ now))
+        differences = _changes(nearest.fields, fields)
     return "; ".join(differences) or "default dtype"
 
 
