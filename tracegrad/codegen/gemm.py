@@ -167,16 +167,14 @@ _SOURCE = '''\
 """C = alpha * op(A) op(B) + beta * C for a batch of row-major matrices."""
 
 from tracegrad.codegen.primitives import (
-    REAL,
     advance,
+    clear,
     gemm,
     gemv,
-    load_output,
     min,
     plain_product,
     pointer_REAL,
     real,
-    store,
     tiled_product,
     word,
 )
@@ -254,23 +252,24 @@ def kernel(pointers, table, start, stop):
                 adds = 1
                 done += TILED_ROWS
             continue
-        if way == 1:
+        step_c = ldc if columns == 1 else 1
+        # For gemv, what C starts from: beta = 0 means that its contents, which may be NaN, do not
+        # count, and not every BLAS goes by that.
+        if way == 0 and beta == 0.0 and step_c == 1 and (columns == 1 or rows == 1):
+            clear(c, rows * columns)
+        elif way == 1 or columns == 1 or rows == 1:
+            inner = k if way == 1 else 0
             plain_product(
-                a, row_a, column_a, b, row_b, column_b, c, ldc, rows, columns, k, alpha, beta
+                a, row_a, column_a, b, row_b, column_b, c, ldc, rows, columns, inner, alpha, beta
             )
-            continue
+            if way == 1:
+                continue
         if columns != 1 and rows != 1:
             gemm(
                 gemm_address, transposed_b, transposed_a,
                 columns, rows, k, alpha, b, ldb, a, lda, beta, c, ldc,
             )
             continue
-        # What C starts from: beta = 0 means that its contents, which may be NaN, do not count,
-        # and not every BLAS goes by that.
-        step_c = ldc if columns == 1 else 1
-        for i in range(rows * columns):
-            kept = load_output(c, i * step_c)
-            store(c, i * step_c, REAL(0.0) if beta == 0.0 else REAL(beta) * kept)
         if columns == 1:
             stored_rows = rows if transposed_a else k
             stored_columns = k if transposed_a else rows

@@ -13,7 +13,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import extending
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import models, register_model
 
 from tracegrad.codegen.primitives import half
@@ -24,6 +24,7 @@ intrinsic: Any = extending.intrinsic
 __all__ = [
     "call_address",
     "call_kernel",
+    "clear",
     "load",
     "load_output",
     "read_byte",
@@ -334,6 +335,23 @@ def store(typing: Any, pointer: Any, index: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(pointer, types.int64, kind), generate
+
+
+@intrinsic
+def clear(typing: Any, pointer: Any, count: Any) -> Any:
+    """Store zero in the first `count` elements of an output."""
+    if not isinstance(pointer, Pointer):
+        return None
+    code = pointer.code
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        start, count = arguments
+        end = builder.ptrtoint(_element(builder, start, count, code), _I64)
+        size = builder.sub(end, builder.ptrtoint(start, _I64))
+        cgutils.memset(builder, start, size, 0)  # type: ignore[no-untyped-call]
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.int64), generate
 
 
 @intrinsic

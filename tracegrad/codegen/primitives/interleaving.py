@@ -1,4 +1,4 @@
-"""Iterations of a loop that are computed side by side.
+"""What LLVM is told about loops; above all how many iterations to compute side by side.
 
 A processor looks ahead for work that waits for nothing, but not past a few hundred instructions. A
 chain of functions such as `tanh(exp(tanh(x)))` is longer than that, so it computes one vector of
@@ -43,9 +43,22 @@ def mark_loops(module: ir.Module) -> None:
         for block in function.blocks:
             count = getattr(block, "interleaved", None)
             if count is not None:
-                wish = ["llvm.loop.interleave.count", ir.Constant(ir.IntType(32), count)]
-                loop = _Loop(module, [module.add_metadata(wish)])
-                block.terminator.set_metadata("llvm.loop", loop)
+                number = ir.Constant(ir.IntType(32), count)
+                _mark_loop(block.terminator, ["llvm.loop.interleave.count", number])
+
+
+def keep_loop(jump: Any) -> None:
+    """Tell LLVM that a loop is good as it is; `jump` is the jump back to its head.
+
+    Several copies of its body take long to compile, and here gain nothing.
+    """
+    never = ir.Constant(ir.IntType(1), 0)
+    _mark_loop(jump, ["llvm.loop.unroll.disable"], ["llvm.loop.vectorize.enable", never])
+
+
+def _mark_loop(jump: Any, *wishes: Any) -> None:
+    module = jump.module
+    jump.set_metadata("llvm.loop", _Loop(module, [module.add_metadata(x) for x in wishes]))
 
 
 class _Loop(ir.values.MDValue):  # type: ignore[misc]

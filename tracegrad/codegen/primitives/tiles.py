@@ -10,6 +10,8 @@ compiles them, and Numba takes far longer to type a statement than LLVM to compi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from llvmlite import ir
@@ -18,6 +20,7 @@ from numba.core import cgutils
 from numba.core import types as numba_types
 
 from tracegrad.codegen.primitives.buffers import Pointer
+from tracegrad.codegen.primitives.interleaving import keep_loop
 
 # Numba's decorators and type constructors carry no usable types.
 intrinsic: Any = extending.intrinsic
@@ -121,7 +124,8 @@ class _Tile:
         following = builder.add(p, number(_INDEX, 1))
         p.add_incoming(number(_INDEX, 0), entry)
         p.add_incoming(following, body)
-        builder.cbranch(builder.icmp_signed("<", following, inner), body, end)
+        back = builder.cbranch(builder.icmp_signed("<", following, inner), body, end)
+        keep_loop(back)
         builder.position_at_end(end)
         for old_row, new_row in zip(sums, totals, strict=True):
             for v, (old, new) in enumerate(zip(old_row, new_row, strict=True)):
@@ -154,9 +158,21 @@ class _Tile:
                     self.store(value, place)
 
 
-def _walk(builder: Any, start: Any, stop: Any, step: int) -> Any:
+@contextmanager
+def _walk(builder: Any, start: Any, stop: Any, step: int) -> Iterator[Any]:
     """A loop; the context gives its index."""
-    return cgutils.for_range_slice(builder, start, stop, ir.Constant(_INDEX, step), _INDEX)
+    entry = builder.block
+    head, body, end = (builder.append_basic_block(f"walk.{x}") for x in ("head", "body", "end"))
+    builder.branch(head)
+    builder.position_at_end(head)
+    index = builder.phi(_INDEX)
+    builder.cbranch(builder.icmp_signed("<", index, stop), body, end)
+    builder.position_at_end(body)
+    yield index
+    index.add_incoming(start, entry)
+    index.add_incoming(builder.add(index, ir.Constant(_INDEX, step)), builder.block)
+    keep_loop(builder.branch(head))
+    builder.position_at_end(end)
 
 
 def _emit_tiles(builder: Any, code: str, arguments: Any) -> None:
@@ -181,10 +197,10 @@ def _emit_tiles(builder: Any, code: str, arguments: Any) -> None:
     grouped, whole = below(n, _GROUP * width), below(n, width)
     by_four = below(m, _ROWS)
     for rows, start, stop in ((_ROWS, zero, by_four), (1, by_four, m)):
-        with _walk(builder, start, stop, rows) as (i, _):
-            with _walk(builder, zero, grouped, _GROUP * width) as (j, _):
+        with _walk(builder, start, stop, rows) as i:
+            with _walk(builder, zero, grouped, _GROUP * width) as j:
                 tile(rows, _GROUP, i, j)
-            with _walk(builder, grouped, whole, width) as (j, _):
+            with _walk(builder, grouped, whole, width) as j:
                 tile(rows, 1, i, j)
             with builder.if_then(builder.icmp_signed("<", whole, n)):
                 tile(rows, 1, i, whole, builder.sub(n, whole))
@@ -267,9 +283,9 @@ def _emit_loops(builder: Any, code: str, arguments: Any) -> None:
 
     starts_anew = builder.fcmp_ordered("==", beta, nothing)
     total = cgutils.alloca_once(builder, element)  # type: ignore[no-untyped-call]
-    with _walk(builder, zero, m, 1) as (i, _), _walk(builder, zero, n, 1) as (j, _):
+    with _walk(builder, zero, m, 1) as i, _walk(builder, zero, n, 1) as j:
         builder.store(nothing, total)
-        with _walk(builder, zero, k, 1) as (p, _):
+        with _walk(builder, zero, k, 1) as p:
             left = builder.load(place(a, i, row_a, p, column_a), align=size)
             right = builder.load(place(b, p, row_b, j, column_b), align=size)
             product = builder.fmul(left, right, flags=_FLAGS)
