@@ -298,6 +298,33 @@ def test_long_chains_of_functions_are_computed_side_by_side(
     assert re.findall(r"interleave\((\d+)\)", kernel.source) == [str(count)] * (count > 1)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [1, 5, 70])
+def test_sums_of_products_are_added_up_in_place(n: int, dtype: str) -> None:
+    shapes = ((6, 7), (7, n), (6, 3), (3, n), (6, 90), (90, n))
+    arrays = [normal(*shape).astype(dtype) for shape in shapes]
+
+    def three(a: Node, b: Node, c: Node, d: Node, e: Node, f: Node) -> Node:
+        matmul = OPS["matmul"]
+        return OPS["sin"](matmul(a, b) + (matmul(c, d) + matmul(e, f)))
+
+    compiled = check(three, *arrays)
+    assert [" ".join(kernel.does.ops) for kernel in compiled.kernels] == [
+        "matmul",
+        "matmul add",
+        "matmul add",
+        "sin",
+    ]
+
+    def read_elsewhere(a: Node, b: Node, c: Node, d: Node, e: Node, f: Node) -> list[Node]:
+        matmul = OPS["matmul"]
+        first, second = matmul(a, b), matmul(c, d)
+        both, third = matmul(e, f) + second, matmul(e, f)
+        return [first + second, both, third + third, first]
+
+    check(read_elsewhere, *arrays)
+
+
 @pytest.mark.parametrize("name", ["argmax", "argmin"])
 @pytest.mark.parametrize("dtype", ["float32", "int32", "bool"])
 def test_positions_of_extremes_in_long_rows(name: str, dtype: str) -> None:

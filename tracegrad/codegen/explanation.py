@@ -56,7 +56,10 @@ def explain(step: Step, planned: Schedule, launch: Launch) -> Explanation:
         shapes = ", ".join(str(list(view.shape)) for view in step.operands)
         read = {view.buffer: math.prod(view.shape) for view in step.operands}
         written = {step.target.buffer: math.prod(step.target.shape)}
-        return Explanation((step.node.op.name,), f"of {shapes}", _bytes(read), _bytes(written))
+        if step.accumulate:
+            read |= written
+        ops = (step.node.op.name, "add") if step.accumulate else (step.node.op.name,)
+        return Explanation(ops, f"of {shapes}", _bytes(read), _bytes(written))
     assert isinstance(step, Region)
     inside = tuple(_names(step.step.node))
     buffers = [x if kind == "buffer" else x.buffer for kind, x in launch.words if kind in _PLACES]

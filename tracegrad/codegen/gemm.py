@@ -257,7 +257,7 @@ def kernel(pointers, table, start, stop):
         # count, and not every BLAS goes by that.
         if way == 0 and beta == 0.0 and step_c == 1 and (columns == 1 or rows == 1):
             clear(c, rows * columns)
-        elif way == 1 or columns == 1 or rows == 1:
+        elif way == 1 or ((columns == 1 or rows == 1) and beta != 1.0):
             inner = k if way == 1 else 0
             plain_product(
                 a, row_a, column_a, b, row_b, column_b, c, ldc, rows, columns, inner, alpha, beta

@@ -36,6 +36,7 @@ from tracegrad.codegen.placement import (
     choose_roots,
     view_of,
 )
+from tracegrad.codegen.product_sums import product_sums
 from tracegrad.codegen.steps import (
     Buffer,
     Call,
@@ -136,6 +137,12 @@ class Scheduler:
         if owned is not None:
             mine = {x for x in graph.inputs if self.places[x].buffer in owned}
             self.updates = plan_updates(graph, mine, self.roots)
+        # Sums of products, each with the term that is there first and the product added to it; and
+        # for each such term the sum in whose place it is.
+        self.sums = product_sums(graph)
+        self.sum_of = {first: node for node, (first, _) in self.sums.items()}
+        self.added = {product for _, product in self.sums.values()}
+        self.roots.update(self.sums)
         for node in copied:
             self.copy_input(node)
 
@@ -192,7 +199,7 @@ class Scheduler:
         for node in self.updates.order:
             if node.op.name == "constant" and node.shape:
                 self.place_constant(node)
-            if node not in self.roots or node in self.places:
+            if node not in self.roots or node in self.places or node in self.added:
                 continue
             if node.op.name in CONTROL:
                 control.plan(self, node)
@@ -200,7 +207,11 @@ class Scheduler:
                 self.compute(node, self.target(node))
 
     def target(self, node: Node) -> View:
-        """Where a root goes: where it is wanted, over its dead operand, or into new memory."""
+        """Where a root goes: where it is wanted, over its dead operand, or into new memory. The
+        first term of a sum of products goes where that goes.
+        """
+        while node in self.sum_of:
+            node = self.sum_of[node]
         base = self.updates.in_place.get(node)
         if base is not None:
             return self.places[base]
@@ -225,11 +236,15 @@ class Scheduler:
 
     def compute(self, node: Node, target: View) -> None:
         """Add the step that makes `node` and remember where it is."""
-        name = node.op.name
+        accumulate = node in self.sums
+        call = self.sums[node][1] if accumulate else node
+        if accumulate:
+            target = self.places[self.sums[node][0]]
+        name = call.op.name
         if name in CALLS:
-            operands = tuple(self.operand(x, name) for x in node.inputs)
-            self.handed_over.update(self.base(x) for x in node.inputs)
-            step: Step = Call(node, operands, target, len(self.steps))
+            operands = tuple(self.operand(x, name) for x in call.inputs)
+            self.handed_over.update(self.base(x) for x in call.inputs)
+            step: Step = Call(call, operands, target, len(self.steps), accumulate)
             self.steps.append(step)
         elif name == "unset":
             if target.buffer.kind == "register":

@@ -95,12 +95,16 @@ class Kernel:
 
 @dataclass(eq=False)
 class Call:
-    """A step with a template of its own: a matrix product, a scan, a sort."""
+    """A step with a template of its own: a matrix product, a scan, a sort.
+
+    `accumulate`: a product that is added to what is at its target.
+    """
 
     node: Node
     operands: tuple[View, ...]
     target: View
     position: int = 0
+    accumulate: bool = False
 
 
 @dataclass(eq=False)

@@ -369,7 +369,8 @@ def matmul_launch(call: Call) -> Launch:
         if size != 1
     ]
     matrices = _matrix(a, 0), _matrix(b, 1), _matrix(call.target, 2)
-    table = gemm_table(code, gemm_addresses(code), *matrices, m, n, k, batch)
+    beta = 1.0 if call.accumulate else 0.0
+    table = gemm_table(code, gemm_addresses(code), *matrices, m, n, k, batch, beta=beta)
     words: list[tuple[str, Any]] = [("int", x) for x in table]
     for position, view in zip((2, 3, 4), (a, b, call.target), strict=True):
         words[position] = ("view", view)
