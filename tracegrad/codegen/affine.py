@@ -9,21 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tracegrad.ir.graph import Node
 
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Affine:
+class Affine(NamedTuple):
     """`const + sum(coefs[k] * loop_variable[k])`."""
 
     const: int
     coefs: Shape
 
-    def __add__(self, other: Affine) -> Affine:
+    def __add__(self, other: Affine) -> Affine:  # type: ignore[override]
         return Affine(
             self.const + other.const,
             tuple(a + b for a, b in zip(self.coefs, other.coefs, strict=True)),
@@ -78,6 +77,8 @@ def dot(index: Index, strides: Sequence[int], rank: int, offset: int = 0) -> Aff
 def align(index: Index, shape: Shape, source: Shape) -> Index:
     """The index of an operand of shape `source` that broadcasts to `shape`."""
     entries = index[len(shape) - len(source) :]
+    if 1 not in source:
+        return entries
     return tuple(
         entry.scaled(0) if size == 1 else entry for entry, size in zip(entries, source, strict=True)
     )
