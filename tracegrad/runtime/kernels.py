@@ -7,6 +7,7 @@ nothing of Numba or LLVM is imported before the first kernel.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import importlib.metadata
 import os
@@ -14,6 +15,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -99,13 +102,31 @@ def _make(source: str, entry: str, signature: str) -> Kernel:
         statistics.loaded += 1
         done = "loaded"
     else:
-        address = _compile(name, source, entry, signature)
+        with _without_collection():
+            address = _compile(name, source, entry, signature)
         statistics.compiled += 1
         done = "compiled"
     seconds = time.perf_counter() - begin
     statistics.seconds += seconds
     log("cache", lambda: f"{name} {done} in {seconds * 1e3:.0f} ms")
     return Kernel(name, source, address, entry, signature)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """While this lasts, Python looks for no cycles of garbage.
+
+    A compiler makes so many objects, when it is imported too, that it would look through the whole
+    heap several times, which is a tenth of the time of a first call.
+    """
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _compile(name: str, source: str, entry: str, signature: str) -> int:

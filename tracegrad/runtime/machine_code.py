@@ -12,9 +12,6 @@ the cache.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from types import FunctionType
@@ -113,29 +110,11 @@ def compile_object(entry: Entry) -> ObjectCode:
     Raises:
         CompilationError: Numba refuses the function; its message is in the error.
     """
-    with _without_collection():
-        module = _optimised_module(entry)
+    module = _optimised_module(entry)
     # What another process has to know before it loads this code; the linker aborts the process for
     # a symbol that it does not find.
     symbols = sorted(x.name for x in module.functions if x.is_declaration and not _is_llvm(x))
     return ObjectCode(entry.symbol, tuple(symbols), target_machine().emit_object(module))
-
-
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """While this lasts, Python looks for no cycles of garbage.
-
-    A compiler makes so many objects that it would look through the whole heap several times, which
-    is a tenth of the time of a first call.
-    """
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def assembly(entry: Entry) -> str:
