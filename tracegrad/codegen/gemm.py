@@ -255,6 +255,7 @@ def kernel(pointers, table, start, stop):
         step_c = ldc if columns == 1 else 1
         # For gemv, what C starts from: beta = 0 means that its contents, which may be NaN, do not
         # count, and not every BLAS goes by that.
+        # The plain loops, which are inlined, stand here once for both.
         if way == 0 and beta == 0.0 and step_c == 1 and (columns == 1 or rows == 1):
             clear(c, rows * columns)
         elif way == 1 or ((columns == 1 or rows == 1) and beta != 1.0):

@@ -208,8 +208,10 @@ class Scheduler:
 
     def target(self, node: Node) -> View:
         """Where a root goes: where it is wanted, over its dead operand, or into new memory. The
-        first term of a sum of products goes where that goes.
+        first term of a sum of products goes where that would, and the sum is there then.
         """
+        if node in self.sums:
+            return self.places[self.sums[node][0]]
         while node in self.sum_of:
             node = self.sum_of[node]
         base = self.updates.in_place.get(node)
@@ -236,15 +238,12 @@ class Scheduler:
 
     def compute(self, node: Node, target: View) -> None:
         """Add the step that makes `node` and remember where it is."""
-        accumulate = node in self.sums
-        call = self.sums[node][1] if accumulate else node
-        if accumulate:
-            target = self.places[self.sums[node][0]]
+        call = self.sums[node][1] if node in self.sums else node
         name = call.op.name
         if name in CALLS:
             operands = tuple(self.operand(x, name) for x in call.inputs)
             self.handed_over.update(self.base(x) for x in call.inputs)
-            step: Step = Call(call, operands, target, len(self.steps), accumulate)
+            step: Step = Call(call, operands, target, len(self.steps), call is not node)
             self.steps.append(step)
         elif name == "unset":
             if target.buffer.kind == "register":

@@ -16,6 +16,7 @@ from functools import partial
 from tracegrad.ir.control_passes import rewrite_control
 from tracegrad.ir.counting import FOREVER
 from tracegrad.ir.graph import Builder, Graph, Node, inline, scalar_value
+from tracegrad.ir.joining import rows_from
 from tracegrad.ir.loop_gradient import frame_bytes
 from tracegrad.ir.loop_reduction import Results
 from tracegrad.ir.loops import Loop, LoopBuilder, Made, elements, split
@@ -166,9 +167,7 @@ class _Blocks:
     def _joined(self, rows: Node) -> Node:
         """Stacked rows out of blocks."""
         shape = (self.blocks * self.size, *rows.shape[2:])
-        limits = (self.loop.length or 0, *shape[1:])
-        x = OPS["reshape"](rows, shape=shape)
-        return OPS["slice"](x, starts=(0,) * x.ndim, limits=limits, strides=(1,) * x.ndim)
+        return rows_from(OPS["reshape"](rows, shape=shape), 0, self.loop.length or 0)
 
 
 def _plainly(loop: Loop) -> Results:

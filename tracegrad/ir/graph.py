@@ -232,18 +232,27 @@ class Builder:
         loc: Loc | None = None,
     ) -> Node:
         """The node `op(*inputs, **params)`: an equal one that exists already, or a new one."""
-        inputs = tuple(inputs)
-        frozen = frozen_params(params)
+        return self._append(op, tuple(inputs), params, frozen_params(params), None, loc)
+
+    def _append(
+        self,
+        op: Op,
+        inputs: tuple[Node, ...],
+        params: Mapping[str, Any],
+        frozen: Hashable,
+        type: TensorType | None,
+        loc: Loc | None,
+    ) -> Node:
+        """`append` with the parameters as a key, and the type where it is known."""
         key = (op, tuple(map(id, inputs)), frozen)
         found = self._numbers.get(key)
         if found is not None:
             return found
-        type = op.infer(*(node.type for node in inputs), **params)
-        return self._add(Node(op, inputs, params, type, loc or self.loc), key, frozen)
-
-    def _add(self, node: Node, key: Hashable, frozen: Hashable) -> Node:
+        if type is None:
+            type = op.infer(*(node.type for node in inputs), **params)
+        node = Node(op, inputs, params, type, loc or self.loc)
         node._frozen = frozen
-        if node.op.pure:
+        if op.pure:
             self._numbers[key] = node
         self.nodes.append(node)
         return node
@@ -251,16 +260,10 @@ class Builder:
     def adopt(self, node: Node, inputs: Sequence[Node]) -> Node:
         """A copy of another graph's node on this builder's `inputs`, keeping its line."""
         inputs = tuple(inputs)
-        if [x.type for x in inputs] != [x.type for x in node.inputs]:
-            return self.append(node.op, inputs, node.params, node.loc)
         # Of the same types it has the same type itself, and need not be checked again.
-        frozen = node.frozen_params
-        key = (node.op, tuple(map(id, inputs)), frozen)
-        found = self._numbers.get(key)
-        if found is not None:
-            return found
-        copy = Node(node.op, inputs, node.params, node.type, node.loc or self.loc)
-        return self._add(copy, key, frozen)
+        same = [x.type for x in inputs] == [x.type for x in node.inputs]
+        type = node.type if same else None
+        return self._append(node.op, inputs, node.params, node.frozen_params, type, node.loc)
 
     def keep(self, node: Node) -> Node:
         """The node itself, or the equal one that exists; its inputs must be this builder's own.

@@ -73,17 +73,22 @@ def _origin(x: Node) -> _Origin:
 def _together(origin: tuple[Node, int], count: int, shape: _Shape, axis: int) -> Node:
     """So many rows from `origin` on, each of a shape, along an axis."""
     whole, first = origin
-    if count < whole.shape[0]:
-        whole = OPS["slice"](
-            whole,
-            starts=(first, *(0,) * (whole.ndim - 1)),
-            limits=(first + count, *whole.shape[1:]),
-            strides=(1,) * whole.ndim,
-        )
-    rows = _reshape(whole, (count, *shape))
+    rows = _reshape(rows_from(whole, first, count), (count, *shape))
     if axis:
         rows = OPS["transpose"](rows, axes=(*range(1, axis + 1), 0, *range(axis + 1, rows.ndim)))
     return _reshape(rows, (*shape[:axis], count * shape[axis], *shape[axis + 1 :]))
+
+
+def rows_from(whole: Node, first: int, count: int) -> Node:
+    """So many rows of a tensor from number `first` on; itself where these are all."""
+    if count == whole.shape[0]:
+        return whole
+    return OPS["slice"](
+        whole,
+        starts=(first, *(0,) * (whole.ndim - 1)),
+        limits=(first + count, *whole.shape[1:]),
+        strides=(1,) * whole.ndim,
+    )
 
 
 def _reshape(x: Node, shape: _Shape) -> Node:

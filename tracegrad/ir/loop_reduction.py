@@ -10,6 +10,7 @@ from collections.abc import Sequence, Set
 from tracegrad.ir.counting import Counter, bound_of, bounded, counters
 from tracegrad.ir.families import fill
 from tracegrad.ir.graph import Builder, Literal, Node, inline, scalar_value
+from tracegrad.ir.joining import rows_from
 from tracegrad.ir.loops import Loop, LoopBuilder, Made, elements
 from tracegrad.ir.op import OPS
 from tracegrad.ir.ops.control import INDEX, item, row_of, unset
@@ -61,9 +62,7 @@ def _single_trip(loop: Loop, used: Set[int]) -> Results:
 
 
 def _first_row(x: Node) -> Node:
-    zeros = (0,) * x.ndim
-    first = OPS["slice"](x, starts=zeros, limits=(1, *x.shape[1:]), strides=(1,) * x.ndim)
-    return OPS["reshape"](first, shape=x.shape[1:])
+    return OPS["reshape"](rows_from(x, 0, 1), shape=x.shape[1:])
 
 
 def uniform_value(x: Node) -> Literal | None:
@@ -168,7 +167,7 @@ class _Reduction:
         groups = [k for k in range(len(loop.saves)) if loop.first_stack + k in self.used]
         limit, go = (loop.limit, loop.go) if self.bound is None else bounded(loop, self.bound)
         slices = {
-            node: _from(x, first, loop.trips or 0)
+            node: rows_from(x, first, loop.trips or 0)
             for node, (x, first) in self.sliced.items()
             if node in self.live
         }
@@ -275,7 +274,7 @@ def _rows_elsewhere(loop: Loop) -> dict[int, Node | int]:
     """The stacked rows that are what another result is, or a sliced operand, by their index."""
     found: dict[int, Node | int] = {}
     first: dict[Node, int] = {}
-    complete = loop.trips == loop.length
+    complete = loop.trips is not None
     for i, row in enumerate(loop.made.rows, loop.first_row):
         if complete and row in loop.inner.slices:
             found[i] = loop.xs[loop.inner.slices.index(row)]
@@ -314,19 +313,6 @@ def _distance(index: Node, position: Node) -> int | None:
         if number is not None:
             return int(number if index.op.name == "add" else -number)
     return None
-
-
-def _from(x: Node, first: int, count: int) -> Node:
-    """So many rows of an operand."""
-    if count == x.shape[0]:
-        return x
-    rest = x.shape[1:]
-    return OPS["slice"](
-        x,
-        starts=(first, *(0 for _ in rest)),
-        limits=(first + count, *rest),
-        strides=(1,) * x.ndim,
-    )
 
 
 def _name(x: Node) -> str:

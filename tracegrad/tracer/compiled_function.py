@@ -521,7 +521,7 @@ class CompiledFunction(Inspection):
     def _limit(self) -> None:
         """Past the limit of traces: warn once, and drop what was used longest ago."""
         self._native.settle()
-        if sum(s.tree.width for s in self.specialisations) <= self.max_traces:
+        if sum(len(s.tree.paths) for s in self.specialisations) <= self.max_traces:
             return
         paths = [(path.last_used, s, p) for s in self.specialisations for p, path in s.tree.ends()]
         if not self._warned:

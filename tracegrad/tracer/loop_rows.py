@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tracegrad.ir.graph import Builder, Graph, Node
+from tracegrad.ir.joining import rows_from
 from tracegrad.ir.op import OPS
 from tracegrad.ir.types import TensorType
 from tracegrad.tracer.control import apply_whole
@@ -182,7 +183,5 @@ def _splitting(type: TensorType, shape: tuple[int, ...]) -> Graph:
             whole = OPS["reshape"](whole, shape=(count, *shape))
         rows = []
         for i in range(count):
-            starts, limits = (i, *(0,) * len(shape)), (i + 1, *shape)
-            row = OPS["slice"](whole, starts=starts, limits=limits, strides=(1,) * whole.ndim)
-            rows.append(OPS["reshape"](row, shape=shape))
+            rows.append(OPS["reshape"](rows_from(whole, i, 1), shape=shape))
         return builder.finish(rows)

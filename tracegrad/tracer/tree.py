@@ -326,11 +326,6 @@ class Tree:
                 path[guard.ref[0]].export(guard.ref[1], False)
             occurrence.guard = resolve(guard.ref, path)
 
-    @property
-    def width(self) -> int:
-        """How many paths there are."""
-        return len(self.paths)
-
     def ends(self) -> list[tuple[Occurrence, Path]]:
         """Every path, by the occurrence where it ends."""
         return list(self.paths.items())
