@@ -15,6 +15,7 @@ def test_an_empty_environment_turns_everything_off():
     assert settings.disable is False
     assert settings.cache_dir.name == "tracegrad"
     assert settings.num_threads is None
+    assert settings.compile_processes is None
 
 
 def test_variables_are_read(tmp_path):
@@ -27,6 +28,7 @@ def test_variables_are_read(tmp_path):
             "TRACEGRAD_CACHE_DIR": str(tmp_path / "cache"),
             "TRACEGRAD_CACHE_SIZE": "3",
             "TRACEGRAD_NUM_THREADS": "3",
+            "TRACEGRAD_COMPILE_PROCESSES": "0",
         }
     )
     assert settings.cache_limit == 3 << 20
@@ -36,6 +38,7 @@ def test_variables_are_read(tmp_path):
     assert settings.disable is True
     assert settings.cache_dir == tmp_path / "cache"
     assert settings.num_threads == 3
+    assert settings.compile_processes == 0
 
 
 def test_all_topics():

@@ -11,6 +11,8 @@
 ``TRACEGRAD_CACHE_SIZE``  its limit in MiB (512); the kernels used longest ago are removed
 ``TRACEGRAD_NUM_THREADS``  threads of compiled code and of matrix products, at least 1; unset: one
                        for each processor that the process may use
+``TRACEGRAD_COMPILE_PROCESSES``  the most processes that compile beside this one; 0: none; unset:
+                       one less than the processors, at most 8
 =====================  ===================================================================
 """
 
@@ -45,6 +47,7 @@ class Config:
     roll: bool = True
     unroll_limit: int = 8
     num_threads: int | None = None
+    compile_processes: int | None = None
 
     @contextmanager
     def override(self, **changes: Any) -> Iterator["Config"]:
@@ -88,6 +91,7 @@ def read(environment: Mapping[str, str]) -> Config:
         cache_dir=Path(cache_dir).expanduser() if cache_dir else _default_cache_dir(environment),
         cache_limit=_whole_number(environment, "TRACEGRAD_CACHE_SIZE", 512) << 20,
         num_threads=_whole_number(environment, "TRACEGRAD_NUM_THREADS", None, least=1),
+        compile_processes=_whole_number(environment, "TRACEGRAD_COMPILE_PROCESSES", None),
     )
 
 

@@ -39,15 +39,15 @@ Index = tuple[Affine, ...]
 
 def identity(shape: Shape) -> Index:
     """Each dimension of `shape` is its own loop; sizes of 1 need none and stay at 0."""
-    rank = sum(size != 1 for size in shape)
+    rank = len(shape) - shape.count(1)
     index: list[Affine] = []
     loop = 0
     for size in shape:
-        if size == 1:
-            index.append(Affine(0, (0,) * rank))
-        else:
-            index.append(Affine(0, tuple(int(k == loop) for k in range(rank))))
+        coefs = [0] * rank
+        if size != 1:
+            coefs[loop] = 1
             loop += 1
+        index.append(Affine(0, tuple(coefs)))
     return tuple(index)
 
 
@@ -68,10 +68,14 @@ def row_major(shape: Shape) -> Shape:
 
 def dot(index: Index, strides: Sequence[int], rank: int, offset: int = 0) -> Affine:
     """The element offset of `index` in a buffer with these strides."""
-    total = Affine(offset, (0,) * rank)
+    const = offset
+    coefs = [0] * rank
     for entry, stride in zip(index, strides, strict=True):
-        total = total + entry.scaled(stride)
-    return total
+        const += entry.const * stride
+        for loop, coef in enumerate(entry.coefs):
+            if coef:
+                coefs[loop] += coef * stride
+    return Affine(const, tuple(coefs))
 
 
 def align(index: Index, shape: Shape, source: Shape) -> Index:

@@ -10,12 +10,7 @@ from tracegrad.ir.branch_reduction import reduce_branches
 from tracegrad.ir.graph import Builder, Graph, Node
 from tracegrad.ir.loop_reduction import Results, reduce_loop
 from tracegrad.ir.loops import Loop
-from tracegrad.ir.ops.control import checkpoint, is_control, item, while_loop
-
-
-def has_control(graph: Graph) -> bool:
-    """Whether there is a loop or a branch in `graph`."""
-    return any(is_control(node) for node in graph.nodes)
+from tracegrad.ir.ops.control import checkpoint, has_control, is_control, item, while_loop
 
 
 def reduce_control(graph: Graph) -> Graph:
@@ -64,7 +59,7 @@ def rewrite_control(graph: Graph, change: Callable[[Node, set[int]], Results | N
 
 def reduce_stacks(graph: Graph) -> Graph:
     """Loops that save only what the loops that read their stacks have a use for, and once."""
-    plans = _plans(graph)
+    plans = _plans(graph) if while_loop in graph.ops else None
     if not plans:
         return graph
     with Builder(graph.name) as builder:

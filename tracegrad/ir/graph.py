@@ -163,6 +163,11 @@ class Graph:
 
         return structural_key(self)
 
+    @cached_property
+    def ops(self) -> frozenset[Op]:
+        """The ops of the nodes: many a pass looks for one kind alone."""
+        return frozenset([node.op for node in self.nodes])
+
     def __str__(self) -> str:
         from tracegrad.ir.printer import text
 
@@ -230,9 +235,12 @@ class Builder:
         inputs: Sequence[Node],
         params: Mapping[str, Any],
         loc: Loc | None = None,
+        type: TensorType | None = None,
     ) -> Node:
-        """The node `op(*inputs, **params)`: an equal one that exists already, or a new one."""
-        return self._append(op, tuple(inputs), params, frozen_params(params), None, loc)
+        """The node `op(*inputs, **params)`: an equal one that exists already, or a new one. `type`
+        is given where it has been inferred before.
+        """
+        return self._append(op, tuple(inputs), params, frozen_params(params), type, loc)
 
     def _append(
         self,

@@ -13,7 +13,7 @@ from operator import or_
 
 from tracegrad.ir.graph import Builder, Graph, Node, inline, reachable
 from tracegrad.ir.loops import Loop, LoopBuilder, Made, split
-from tracegrad.ir.ops.control import cond, item, while_loop
+from tracegrad.ir.ops.control import cond, has_control, item, while_loop
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,12 @@ class _Merged:
 
 def merge_control(graph: Graph) -> Graph:
     """Loops that carry the same run once, branches of the same choice are chosen once."""
-    while True:
+    while has_control(graph):
         pair = _pair(graph)
         if pair is None:
-            return graph
+            break
         graph = _with_one(graph, *pair)
+    return graph
 
 
 def _pair(graph: Graph) -> tuple[Node, Node, _Merged] | None:

@@ -20,12 +20,13 @@ from tracegrad.config import config
 from tracegrad.ir.accumulation import add_in_place
 from tracegrad.ir.canonical import CANONICAL, NodeRule, cast_once, fold
 from tracegrad.ir.comparisons import fold_bounds
-from tracegrad.ir.control_passes import has_control, reduce_control, reduce_stacks
+from tracegrad.ir.control_passes import reduce_control, reduce_stacks
 from tracegrad.ir.graph import Builder, Graph, Node
 from tracegrad.ir.hoisting import hoist_products
 from tracegrad.ir.joining import join_rows
 from tracegrad.ir.merging import merge_control
-from tracegrad.ir.ops.control import graphs_of, with_graphs
+from tracegrad.ir.ops.contraction import matmul
+from tracegrad.ir.ops.control import graphs_of, has_control, with_graphs
 from tracegrad.ir.ordering import read_before_update
 from tracegrad.ir.printer import text
 from tracegrad.ir.reading_back import changes_nothing
@@ -104,7 +105,7 @@ def expand_composites(graph: Graph) -> Graph:
         return node.op.expand(*node.inputs, **node.params) if node.op.expand else None
 
     # An expansion may have composites inside.
-    while any(node.op.expand for node in graph.nodes):
+    while any(op.expand for op in graph.ops):
         graph = rewrite(graph, expand)
     return graph
 
@@ -166,7 +167,7 @@ def simplify_inexactly(graph: Graph) -> Graph:
 
 def turn_products(graph: Graph) -> Graph:
     """Products of matrices in the layout in which they are read."""
-    return rewrite(graph, transposes_inside(graph))
+    return rewrite(graph, transposes_inside(graph)) if matmul in graph.ops else graph
 
 
 def eliminate(graph: Graph) -> Graph:

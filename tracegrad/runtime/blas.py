@@ -1,14 +1,19 @@
 """Where BLAS is in this process: the addresses of SciPy's routines, and how many threads it uses.
 
 Compiled products call SciPy's BLAS, eager ones NumPy's, which may be another copy of the library.
+SciPy itself is not imported where its library has the names of SciPy's own wheels: that would be a
+third of the time in which a process comes to a result that was compiled before.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
+import importlib.util
 import sys
 from functools import cache
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +45,15 @@ def gemm_addresses(code: str) -> tuple[int, int]:
 
 
 def _address(name: str) -> int:
-    """The address in the capsule by which Cython modules export a C function."""
-    # Imported late, because SciPy takes a tenth of a second and many programs hold no product.
-    cython_blas = importlib.import_module(_SCIPY)
+    """The address of a routine that takes 32-bit integers."""
+    # Names without this prefix may be of routines with 64-bit integers.
+    symbol = f"scipy_{name}_"
+    found = next((x for x in _libraries(_SCIPY) if hasattr(x, symbol)), None)
     if _wanted is not None:
         _tell(_SCIPY, _wanted)
-    capsule = cython_blas.__pyx_capi__[name]
+    if found is not None:
+        return ctypes.cast(getattr(found, symbol), ctypes.c_void_p).value or 0
+    capsule = importlib.import_module(_SCIPY).__pyx_capi__[name]
     get_name = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(
         ("PyCapsule_GetName", ctypes.pythonapi)
     )
@@ -60,7 +68,7 @@ def set_num_threads(count: int) -> None:
     global _wanted
     _wanted = count
     for module in (_NUMPY, _SCIPY):
-        if module in sys.modules:
+        if module in sys.modules or module in _opened:
             _tell(module, count)
 
 
@@ -68,7 +76,6 @@ def thread_functions() -> tuple[int, int]:
     """The addresses of C functions that set and get the number of threads of SciPy's BLAS; zeros
     where there are none.
     """
-    importlib.import_module(_SCIPY)
     found = _functions(_SCIPY)
     if found is None:
         return 0, 0
@@ -85,16 +92,7 @@ def _tell(module: str, count: int) -> None:
 @cache
 def _functions(module: str) -> tuple[Any, Any] | None:
     """The library's functions to set and get the number; None where there are none."""
-    file = Path(str(sys.modules[module].__file__))
-    package = file.parents[module.count(".") - 1]
-    # On Linux and macOS a symbol is looked for in what a library was linked with too. On Windows it
-    # is not, and the library lies in a directory beside the package.
-    beside = sorted(package.with_name(f"{package.name}.libs").glob("*openblas*"))
-    for path in (file, *beside):
-        try:
-            library = ctypes.CDLL(str(path))
-        except OSError:
-            continue
+    for library in _libraries(module):
         for names in _FUNCTIONS:
             if all(hasattr(library, name) for name in names):
                 setter, getter = (getattr(library, name) for name in names)
@@ -102,6 +100,38 @@ def _functions(module: str) -> tuple[Any, Any] | None:
                 setter.restype = None
                 return setter, getter
     return None
+
+
+# The modules whose libraries are in this process, whether or not Python has imported them.
+_opened: set[str] = set()
+
+
+@cache
+def _libraries(module: str) -> tuple[ctypes.CDLL, ...]:
+    """An extension module and the libraries beside its package, to look for symbols in."""
+    _opened.add(module)
+    file = _file(module)
+    package = file.parents[module.count(".") - 1]
+    # On Linux and macOS a symbol is looked for in what a library was linked with too. On Windows it
+    # is not, and the library lies in a directory beside the package.
+    beside = sorted(package.with_name(f"{package.name}.libs").glob("*openblas*"))
+    found = []
+    for path in (file, *beside):
+        with contextlib.suppress(OSError):
+            found.append(ctypes.CDLL(str(path)))
+    return tuple(found)
+
+
+def _file(module: str) -> Path:
+    """The file of an extension module, which is imported only if it is not to be found."""
+    package, *inner, name = module.split(".")
+    spec = importlib.util.find_spec(package)
+    if module not in sys.modules and spec is not None and spec.origin is not None:
+        directory = Path(spec.origin).parent.joinpath(*inner)
+        extension = PathFinder.find_spec(name, [str(directory)])
+        if extension is not None and extension.origin is not None:
+            return Path(extension.origin)
+    return Path(str(importlib.import_module(module).__file__))
 
 
 if _wanted is not None:

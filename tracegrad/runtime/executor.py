@@ -50,7 +50,7 @@ from tracegrad.log import log
 from tracegrad.runtime import memory, program
 from tracegrad.runtime.arenas import Arena, Arenas
 from tracegrad.runtime.blas import gemm_addresses
-from tracegrad.runtime.kernels import compile_kernel
+from tracegrad.runtime.kernels import KERNEL_SIGNATURE, announce, compile_kernel
 
 Array = np.ndarray[Any, Any]
 Layout = tuple[int, ...] | None
@@ -98,6 +98,7 @@ class Executable:
 
     def __init__(self, graph: Graph, layouts: Sequence[Layout] | None = None) -> None:
         begin = time.perf_counter()
+        program.expect_first()
         self.graph = graph
         chosen: list[Layout] = list(layouts or [None] * len(graph.inputs))
         self._layouts = chosen
@@ -291,12 +292,24 @@ class Executable:
 
         steps: list[program.Step] = []
         grains = grains_of(launches)
+        threads = any(launch.threads for launch in launches)
+        self._announce(launches, grains, threads)
         for launch, grain in zip(launches, grains, strict=True):
             kernel = compile_kernel(launch.source)
             table = [word(kind, x) for kind, x in launch.words]
             steps.append(program.Step(kernel, table, launch.extent, grain, launch.blas))
-        threads = any(launch.threads for launch in launches)
         return program.Program(buffers, steps, inputs + outputs + 2, threads), arena
+
+    def _announce(self, launches: Sequence[Launch], grains: Sequence[int], threads: bool) -> None:
+        """Say what will be compiled, in the order in which it will."""
+        sources: list[str] = []
+        for launch in launches:
+            sources.append(launch.source)
+            sources += [x for kind, x in launch.words if kind == "kernel"]
+        for launch, grain in zip(launches, grains, strict=True):
+            threads = threads or program.parted(launch.extent, grain)
+        kernels = [(source, "kernel", KERNEL_SIGNATURE) for source in sources]
+        announce([*kernels, *program.requirements(threads)])
 
     def _lasting(self, buffer: Buffer) -> Array:
         """The memory of a constant, or of the arena of stacks that no call gives out."""

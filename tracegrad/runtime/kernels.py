@@ -1,8 +1,9 @@
 """Generated source to machine code: one compilation for each kernel, ever.
 
 Equal source gives the same `Kernel` object in a process; another process loads its object code from
-the disk, without importing Numba. `machine_code` compiles, `object_files` keeps, `linking` loads;
-nothing of Numba or LLVM is imported before the first kernel.
+the disk, without importing Numba. `machine_code` compiles, and `compilers` lets other processes do
+so; `object_files` keeps, `linking` loads; nothing of Numba or LLVM is imported before the first
+kernel.
 """
 
 from __future__ import annotations
@@ -15,20 +16,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from tracegrad import codegen
 from tracegrad.errors import CompilationError
 from tracegrad.log import log
-from tracegrad.runtime import object_files
-
-if TYPE_CHECKING:
-    from tracegrad.runtime import machine_code
+from tracegrad.runtime import compilers, object_files
 
 KERNEL_SIGNATURE = "void(intp, intp, intp, intp)"
 
@@ -47,14 +44,18 @@ class Kernel:
         """The machine code in text."""
         from tracegrad.runtime import machine_code
 
-        return machine_code.assembly(_entry(self.name, self.source, self.entry, self.signature))
+        return machine_code.assembly(self.name, self.source, self.entry, self.signature)
 
 
 @dataclass(slots=True)
 class Statistics:
-    """What this process has done for the kernels that it was asked for."""
+    """What this process has done for the kernels that it was asked for.
+
+    elsewhere   how many of those that were compiled another process has compiled for it.
+    """
 
     compiled: int = 0
+    elsewhere: int = 0
     loaded: int = 0
     reused: int = 0
     seconds: float = 0.0
@@ -76,7 +77,7 @@ def compile_kernel(source: str, entry: str = "kernel", signature: str = KERNEL_S
     Raises:
         CompilationError: the source is no valid kernel; that is a bug of codegen.
     """
-    key = source if entry == "kernel" else f"{entry}\n{source}"
+    key = _key(source, entry)
     kernel = _kernels.get(key)
     if kernel is not None:
         statistics.reused += 1
@@ -90,12 +91,39 @@ def compile_kernel(source: str, entry: str = "kernel", signature: str = KERNEL_S
         return kernel
 
 
+def announce(wanted: Iterable[tuple[str, str, str]], besides: float = 0.0) -> None:
+    """Say what `compile_kernel` will soon be asked for, in order: sources, entries, signatures.
+
+    What is in no cache may be compiled by other processes meanwhile. `besides`: how many seconds of
+    compilation follow if one of these is missing.
+    """
+    missing = {}
+    for source, entry, signature in wanted:
+        key = _key(source, entry)
+        if key not in _kernels and key not in missing:
+            name = _name(source, entry)
+            if not object_files.has(name):
+                missing[key] = compilers.Job(name, source, entry, signature)
+    if missing:
+        compilers.share(list(missing.values()), besides)
+
+
+def _key(source: str, entry: str) -> str:
+    """What a kernel is known by in this process."""
+    return source if entry == "kernel" else f"{entry}\n{source}"
+
+
+def _name(source: str, entry: str) -> str:
+    """What a kernel is known by in all processes."""
+    return "k" + hashlib.sha256(f"{_toolchain()}\n{entry}\n{source}".encode()).hexdigest()[:32]
+
+
 def _make(source: str, entry: str, signature: str) -> Kernel:
     """Load a kernel from disk, or compile it, and count which."""
     from tracegrad.runtime import linking
 
     begin = time.perf_counter()
-    name = "k" + hashlib.sha256(f"{_toolchain()}\n{entry}\n{source}".encode()).hexdigest()[:32]
+    name = _name(source, entry)
     code = object_files.read(name)
     address = linking.load(code) if code is not None else 0
     if address:
@@ -131,18 +159,24 @@ def _without_collection() -> Iterator[None]:
 
 def _compile(name: str, source: str, entry: str, signature: str) -> int:
     """Compile a kernel, keep it for other processes, and load it; its address."""
-    from tracegrad.runtime import linking, machine_code
+    from tracegrad.runtime import linking
 
-    try:
-        code = machine_code.compile_object(_entry(name, source, entry, signature))
-    except CompilationError as error:
-        handle, path = tempfile.mkstemp(prefix="tracegrad-", suffix=".py")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(source)
-        raise CompilationError(
-            f"a generated kernel does not compile, which is a bug of tracegrad; its source is in "
-            f"{path}. Set TRACEGRAD_DISABLE=1 to run eagerly. Numba said: {error}"
-        ) from None
+    code = compilers.take(name)
+    if code is not None:
+        statistics.elsewhere += 1
+    else:
+        from tracegrad.runtime import machine_code
+
+        try:
+            code = machine_code.compile_source(name, source, entry, signature)
+        except CompilationError as error:
+            handle, path = tempfile.mkstemp(prefix="tracegrad-", suffix=".py")
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(source)
+            raise CompilationError(
+                f"a generated kernel does not compile, which is a bug of tracegrad; its source is "
+                f"in {path}. Set TRACEGRAD_DISABLE=1 to run eagerly. Numba said: {error}"
+            ) from None
     object_files.write(name, source, code)
     address = linking.load(code)
     if not address:
@@ -153,15 +187,6 @@ def _compile(name: str, source: str, entry: str, signature: str) -> int:
     return address
 
 
-def _entry(name: str, source: str, entry: str, signature: str) -> machine_code.Entry:
-    """The function of a source, with the symbol that it gets."""
-    from tracegrad.runtime import machine_code
-
-    namespace: dict[str, Any] = {"__name__": f"tracegrad.{name}"}
-    exec(compile(source, f"<{name}>", "exec"), namespace)
-    return machine_code.Entry(namespace[entry], name, signature)
-
-
 @cache
 def machine_source(name: str) -> str:
     """The text of a module of this package, such as those that are compiled and never imported."""
@@ -170,7 +195,7 @@ def machine_source(name: str) -> str:
 
 @cache
 def _toolchain() -> str:
-    """All that machine code depends on besides the source."""
+    """A digest of all that machine code depends on besides the source."""
     from tracegrad.codegen import processor
     from tracegrad.codegen.vector_library import vector_widths
 
@@ -186,4 +211,4 @@ def _toolchain() -> str:
         *[path.read_text(encoding="utf-8") for path in sorted(vocabulary.glob("*.py"))],
         machine_source("machine_code"),
     ]
-    return "\n".join(parts)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

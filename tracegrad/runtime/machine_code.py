@@ -104,22 +104,35 @@ class _Library(codegen.JITCodeLibrary):
         return module
 
 
-def compile_object(entry: Entry) -> ObjectCode:
-    """The object code of a function.
+def compile_source(symbol: str, source: str, entry: str, signature: str) -> ObjectCode:
+    """The object code of the function `entry` of a source, under a symbol.
 
     Raises:
         CompilationError: Numba refuses the function; its message is in the error.
     """
-    module = _optimised_module(entry)
+    module = _optimised_module(_entry(symbol, source, entry, signature))
     # What another process has to know before it loads this code; the linker aborts the process for
     # a symbol that it does not find.
     symbols = sorted(x.name for x in module.functions if x.is_declaration and not _is_llvm(x))
-    return ObjectCode(entry.symbol, tuple(symbols), target_machine().emit_object(module))
+    return ObjectCode(symbol, tuple(symbols), target_machine().emit_object(module))
 
 
-def assembly(entry: Entry) -> str:
+def assembly(symbol: str, source: str, entry: str, signature: str) -> str:
     """The machine code of a function in text, compiled once more."""
-    return str(target_machine().emit_assembly(_optimised_module(entry)))
+    module = _optimised_module(_entry(symbol, source, entry, signature))
+    return str(target_machine().emit_assembly(module))
+
+
+def prepare() -> None:
+    """Load what the first compilation would."""
+    _context()
+
+
+def _entry(symbol: str, source: str, entry: str, signature: str) -> Entry:
+    """The function of a source, with the symbol that it gets."""
+    namespace: dict[str, Any] = {"__name__": f"tracegrad.{symbol}"}
+    exec(compile(source, f"<{symbol}>", "exec"), namespace)
+    return Entry(namespace[entry], symbol, signature)
 
 
 @global_compiler_lock
@@ -143,10 +156,12 @@ def _optimised_module(entry: Entry) -> Any:
         raise CompilationError(" ".join(str(error).strip().splitlines()[:3])) from None
     module = library.merged()
     module.link_in(_entry_module(entry.symbol, compiled.fndesc.mangled_name, arguments, result))
-    for value in (*module.functions, *module.global_variables):
+    for number, value in enumerate((*module.functions, *module.global_variables)):
         if not (value.is_declaration or value.name == entry.symbol or _is_llvm(value)):
-            # Nobody else calls it: once inlined it is dropped, and names cannot clash.
+            # Nobody else calls it: once inlined it is dropped, and names cannot clash. Numba's name
+            # counts what this process has compiled before, and equal source has equal code.
             value.linkage = "internal"
+            value.name = f"{entry.symbol}.{number}"
     machine = target_machine()
     module.triple = machine.triple
     module.data_layout = str(machine.target_data)

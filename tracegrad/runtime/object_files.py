@@ -51,6 +51,11 @@ def directory() -> Path:
     return config.cache_dir / "kernels"
 
 
+def has(name: str) -> bool:
+    """Whether there is a file for a kernel; it may be damaged."""
+    return (directory() / f"{name}{_SUFFIX}").exists()
+
+
 def read(name: str) -> ObjectCode | None:
     """The object code of a kernel, or None if it is not there or damaged."""
     path = directory() / f"{name}{_SUFFIX}"

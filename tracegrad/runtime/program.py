@@ -21,7 +21,7 @@ import numpy as np
 from tracegrad.config import config
 from tracegrad.errors import CompilationError
 from tracegrad.runtime import blas, workers
-from tracegrad.runtime.kernels import Kernel, compile_kernel, machine_source
+from tracegrad.runtime.kernels import Kernel, announce, compile_kernel, machine_source
 
 _HEADER = 12
 _METH_FASTCALL = 0x0080
@@ -54,6 +54,11 @@ class Step:
     blas: bool = False
 
 
+def parted(extent: int, grain: int) -> bool:
+    """Whether a step of some extent may run in several threads."""
+    return extent // max(grain, 1) > 1
+
+
 class Program:
     """A list of steps over a list of buffers.
 
@@ -83,7 +88,7 @@ class Program:
         self.threads = threads
         self.words = _assemble(self.buffers, self.steps, bases)
         self.run = native_function(machine_source("interpreter"), "call", self.words)
-        if threads or any(step.extent // max(step.grain, 1) > 1 for step in self.steps):
+        if threads or any(parted(step.extent, step.grain) for step in self.steps):
             _want_threads()
 
     def only(self, steps: Sequence[Step]) -> Program:
@@ -123,6 +128,25 @@ def _assemble(buffers: Sequence[Buffer], steps: Sequence[Step], bases: int) -> A
 
 
 # ------------------------------------------------------------------------------ the native function
+
+_METHOD_SIGNATURE = "intp(intp, intp, intp)"
+# A program that nobody has seen before takes at least so many seconds to compile, where there is
+# not even an interpreter for it.
+_FIRST_PROGRAM = 0.6
+
+
+def requirements(threads: bool) -> list[tuple[str, str, str]]:
+    """What a program takes to run, besides its kernels, for `kernels.announce`."""
+    sources = workers.requirements() if threads and _control[0] > 1 else []
+    return [*sources, (machine_source("interpreter"), "call", _METHOD_SIGNATURE)]
+
+
+@cache
+def expect_first() -> None:
+    """Before the first program of this process is planned: get ready to compile, if it seems that
+    no process has compiled anything yet.
+    """
+    announce(requirements(threads=False), besides=_FIRST_PROGRAM)
 
 
 class _MethodDefinition(ctypes.Structure):
@@ -169,7 +193,7 @@ def _method(source: str, entry: str) -> Method:
             "tracegrad needs a Python with the global interpreter lock; on a free-threaded build "
             "set TRACEGRAD_DISABLE=1 to run eagerly"
         )
-    address = compile_kernel(source, entry, "intp(intp, intp, intp)").address
+    address = compile_kernel(source, entry, _METHOD_SIGNATURE).address
     name = ctypes.cast(_NAME, ctypes.c_char_p)
     return Method(address, _MethodDefinition(name, address, _METH_FASTCALL, None))
 

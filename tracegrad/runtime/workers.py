@@ -15,12 +15,13 @@ import threading
 from functools import cache
 from typing import Any
 
-from tracegrad.runtime.kernels import compile_kernel, machine_source
+from tracegrad.runtime.kernels import KERNEL_SIGNATURE, compile_kernel, machine_source
 
 _WORDS = 64
 # Room for a mutex and a condition variable of the C library; 64 bytes at most on Linux and macOS.
 _OBJECT = 16
 _WORDS_AT = 40
+_WORKER_SIGNATURE = "void(intp, intp)"
 
 
 def start(threads: int) -> tuple[int, int]:
@@ -40,6 +41,14 @@ def start(threads: int) -> tuple[int, int]:
     return compile_kernel(machine_source("pool"), "run_step").address, pool
 
 
+def requirements() -> list[tuple[str, str, str]]:
+    """What a pool takes, for `kernels.announce`."""
+    if os.name != "posix":
+        return []
+    source = machine_source("pool")
+    return [(source, "worker", _WORKER_SIGNATURE), (source, "run_step", KERNEL_SIGNATURE)]
+
+
 _lock = threading.Lock()
 _started: list[threading.Thread] = []
 
@@ -47,7 +56,7 @@ _started: list[threading.Thread] = []
 @cache
 def _worker() -> Any:
     """The life of a worker, as a function that ctypes calls without the GIL."""
-    address = compile_kernel(machine_source("pool"), "worker", "void(intp, intp)").address
+    address = compile_kernel(machine_source("pool"), "worker", _WORKER_SIGNATURE).address
     return ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)(address)
 
 

@@ -34,12 +34,13 @@ class Call:
         "is_view",
         "may_mask",
         "pullbacks",
+        "type",
         "types",
     )
 
     def __init__(self, op: Op, inputs: Sequence[Tensor], params: dict[str, Any]) -> None:
         self.types = [x._type for x in inputs]
-        type = op.infer(*self.types, **params)
+        self.type = type = op.infer(*self.types, **params)
         self.dtype = type.dtype.numpy
         self.is_view = op.name in VIEWS
         self.grad_name = op.grad_name
@@ -106,7 +107,7 @@ def apply(
         output._storage = Storage()
     output._array = result
     if state.recorder is not None:
-        state.recorder.record(op, inputs, params, output)
+        state.recorder.record(op, inputs, params, output, call.type)
     elif state.weak_numbers:
         keep_weak(inputs, output)
     if state.grad_enabled and call.differentiable:

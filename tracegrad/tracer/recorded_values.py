@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tracegrad.ir.graph import Literal, Node, reachable
 from tracegrad.ir.op import CONSTANT, OPS, Op
+from tracegrad.ir.types import TensorType
 from tracegrad.tracer.access import Path
 from tracegrad.tracer.captures import Survey
 from tracegrad.tracer.inputs import Binding, InputTable, Memory, parent_of, storage_of
@@ -218,8 +219,10 @@ class ValueTable(InputTable):
         found = positions.get(id(node))
         return -1 - segment.builder.inputs.index(node) if found is None else found
 
-    def _append(self, op: Op, nodes: Sequence[Node], params: dict[str, Any]) -> Node:
-        return self.segments[-1].builder.append(op, nodes, params, user_location())
+    def _append(
+        self, op: Op, nodes: Sequence[Node], params: dict[str, Any], type: TensorType | None = None
+    ) -> Node:
+        return self.segments[-1].builder.append(op, nodes, params, user_location(), type)
 
     def _cut(self, node: Node) -> Node:
         """The value without its gradient."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tracegrad.ir.dependence import dependence
 from tracegrad.ir.graph import Builder, Graph, Literal, Node, inline, reachable
 from tracegrad.ir.op import CONSTANT, OPS, Op, _NonDifferentiable
+from tracegrad.ir.types import TensorType
 from tracegrad.runtime.random import default_generator
 from tracegrad.tracer import access, outcomes
 from tracegrad.tracer.access import Path
@@ -166,9 +167,14 @@ class Recorder(ValueTable):
     # ------------------------------------------------------------- protocol
 
     def record(
-        self, op: Op, inputs: Sequence[Tensor], params: dict[str, Any], output: Tensor
+        self,
+        op: Op,
+        inputs: Sequence[Tensor],
+        params: dict[str, Any],
+        output: Tensor,
+        type: TensorType | None = None,
     ) -> None:
-        """`output` was computed by `op` from `inputs`."""
+        """`output` was computed by `op` from `inputs`; its type, if it is known."""
         if op is CONSTANT:
             self._bind_new(output, self._constant(params["value"]))
             return
@@ -177,7 +183,7 @@ class Recorder(ValueTable):
             return
         values = [self.value_of(x) for x in inputs]
         nodes = [self._operand(x, v) for x, v in zip(inputs, values, strict=True)]
-        node = self._append(op, nodes, params)
+        node = self._append(op, nodes, params, type)
         differentiable = (
             state.grad_enabled
             and node.dtype.is_floating_point

@@ -12,6 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from tracegrad.ir.graph import Graph, Node
     from tracegrad.ir.op import Op
+    from tracegrad.ir.types import TensorType
     from tracegrad.tracer.bounds import Limits
     from tracegrad.tracer.hooks import Registration
     from tracegrad.tracer.tape import Saved
@@ -26,9 +27,14 @@ class Recorder(Protocol):
         """Whether what happens now is in the body of a loop or branch, which may never run."""
 
     def record(
-        self, op: Op, inputs: Sequence[Tensor], params: dict[str, Any], output: Tensor
+        self,
+        op: Op,
+        inputs: Sequence[Tensor],
+        params: dict[str, Any],
+        output: Tensor,
+        type: TensorType | None = None,
     ) -> None:
-        """`output` was computed by `op` from `inputs`."""
+        """`output` was computed by `op` from `inputs`; its type, if it is known."""
 
     def record_graph(
         self, graph: Graph, inputs: Sequence[Tensor], outputs: Sequence[Tensor]

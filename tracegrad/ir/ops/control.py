@@ -287,9 +287,17 @@ def items(node: Node) -> list[Node]:
     return [item(node, index=i) for i in range(len(node.type.elements))]
 
 
+_CONTROL = frozenset((while_loop, cond, checkpoint))
+
+
 def is_control(node: Node) -> bool:
     """Whether a node has graphs among its parameters."""
     return node.op is while_loop or node.op is cond or node.op is checkpoint
+
+
+def has_control(graph: Graph) -> bool:
+    """Whether there is a loop or a branch in `graph`."""
+    return not _CONTROL.isdisjoint(graph.ops)
 
 
 def graphs_of(node: Node) -> tuple[Graph, ...]:
