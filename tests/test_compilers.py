@@ -56,7 +56,7 @@ def process(tmp_path):
     result(0.25)  # the interpreter of programs is compiled outside of it
     compilers.end_all()
     with config.override(cache_dir=tmp_path, compile_processes=1):
-        kernels._kernels.pop(source(1000.5), None)
+        kernels._kernels.pop((source(1000.5), "kernel"), None)
         announce([1000.5])
         (made,) = compilers._processes
         assert result(1000.5) == 1000.5

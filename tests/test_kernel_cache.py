@@ -27,7 +27,7 @@ def source(constant):
 def result(constant):
     """What the kernel of that constant stores, as another process would find it: from disk, or
     compiled."""
-    kernels._kernels.pop(source(constant), None)
+    kernels._kernels.pop((source(constant), "kernel"), None)
     out = np.zeros(1, np.float32)
     Program([Buffer(0)], [Step(kernels.compile_kernel(source(constant)), [], 1)], 1).run(out)
     return out[0]

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from tracegrad.codegen.processor import cpu_name
 from tracegrad.codegen.table import real_bits
@@ -159,6 +160,7 @@ def _way(code: str, m: int, n: int, k: int, transposed_b: bool, beta: float) -> 
     return _TILES if fits and n > 1 and not transposed_b and beta in (0.0, 1.0) else _BLAS
 
 
+@cache
 def gemm_source(code: str) -> str:
     """The source of the kernel for element type "f32" or "f64"."""
     return _SOURCE.replace("REAL", code).replace("TILED_ROWS", str(TILED_ROWS))

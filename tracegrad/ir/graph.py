@@ -189,6 +189,9 @@ class Builder:
         self.nodes: list[Node] = []
         self.loc: Loc | None = None
         self._numbers: dict[Any, Node] = {}
+        # The names of so many inputs, each with how often it was wanted.
+        self._named = 0
+        self._names: dict[str, int] = {}
 
     def __enter__(self) -> Builder:
         stack: list[Builder] = self._stack.__dict__.setdefault("builders", [])
@@ -210,12 +213,13 @@ class Builder:
         """A new graph input. Names are made unique."""
         from tracegrad.ir.op import INPUT
 
-        taken = {node.params["name"] for node in self.inputs}
+        for node in self.inputs[self._named :]:
+            self._names.setdefault(node.params["name"], 1)
+        self._named = len(self.inputs)
         name = base = name or f"x{len(self.inputs)}"
-        suffix = 1
-        while name in taken:
-            suffix += 1
-            name = f"{base}_{suffix}"
+        while name in self._names:
+            self._names[base] += 1
+            name = f"{base}_{self._names[base]}"
         # A node's type is that of a tensor but for what control flow makes.
         node = Node(INPUT, (), {"name": name}, cast(TensorType, type), loc)
         self.inputs.append(node)
@@ -288,6 +292,8 @@ class Builder:
         """Take out all but the first `nodes` nodes and the first `inputs` inputs."""
         del self.nodes[nodes:]
         del self.inputs[inputs:]
+        self._named = 0
+        self._names.clear()
         self._numbers = {
             (node.op, tuple(map(id, node.inputs)), node.frozen_params): node
             for node in self.nodes

@@ -106,7 +106,7 @@ def expand_composites(graph: Graph) -> Graph:
 
     # An expansion may have composites inside.
     while any(op.expand for op in graph.ops):
-        graph = rewrite(graph, expand)
+        graph = _rebuilt(graph, expand)
     return graph
 
 

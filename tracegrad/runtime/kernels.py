@@ -63,7 +63,7 @@ class Statistics:
 
 statistics = Statistics()
 
-_kernels: dict[str, Kernel] = {}
+_kernels: dict[tuple[str, str], Kernel] = {}
 _lock = threading.RLock()
 
 
@@ -77,7 +77,7 @@ def compile_kernel(source: str, entry: str = "kernel", signature: str = KERNEL_S
     Raises:
         CompilationError: the source is no valid kernel; that is a bug of codegen.
     """
-    key = _key(source, entry)
+    key = source, entry
     kernel = _kernels.get(key)
     if kernel is not None:
         statistics.reused += 1
@@ -99,18 +99,13 @@ def announce(wanted: Iterable[tuple[str, str, str]], besides: float = 0.0) -> No
     """
     missing = {}
     for source, entry, signature in wanted:
-        key = _key(source, entry)
+        key = source, entry
         if key not in _kernels and key not in missing:
             name = _name(source, entry)
             if not object_files.has(name):
                 missing[key] = compilers.Job(name, source, entry, signature)
     if missing:
         compilers.share(list(missing.values()), besides)
-
-
-def _key(source: str, entry: str) -> str:
-    """What a kernel is known by in this process."""
-    return source if entry == "kernel" else f"{entry}\n{source}"
 
 
 def _name(source: str, entry: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from tracegrad.errors import TracegradError
 from tracegrad.ir.graph import Graph, Literal, Node
 from tracegrad.ir.op import CONSTANT, Array, Op, _NonDifferentiable
+from tracegrad.ir.types import TensorType
 from tracegrad.tracer.location import locate, user_place
 from tracegrad.tracer.pullback import Pullback, X, Y, of_call
 from tracegrad.tracer.state import Recorder, state
@@ -38,9 +39,17 @@ class Call:
         "types",
     )
 
-    def __init__(self, op: Op, inputs: Sequence[Tensor], params: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        op: Op,
+        inputs: Sequence[Tensor],
+        params: dict[str, Any],
+        type: TensorType | None = None,
+    ) -> None:
         self.types = [x._type for x in inputs]
-        self.type = type = op.infer(*self.types, **params)
+        if type is None:
+            type = op.infer(*self.types, **params)
+        self.type = type
         self.dtype = type.dtype.numpy
         self.is_view = op.name in VIEWS
         self.grad_name = op.grad_name
@@ -57,8 +66,14 @@ _calls: dict[Any, Call] = {}
 _LIMIT = 16384
 
 
-def _call(key: Any, op: Op, inputs: Sequence[Tensor], params: dict[str, Any]) -> Call:
-    call = Call(op, inputs, params)
+def _call(
+    key: Any,
+    op: Op,
+    inputs: Sequence[Tensor],
+    params: dict[str, Any],
+    type: TensorType | None = None,
+) -> Call:
+    call = Call(op, inputs, params, type)
     if len(_calls) >= _LIMIT:
         _calls.clear()
     _calls[key] = call
@@ -71,8 +86,10 @@ def apply(
     params: dict[str, Any] | None = None,
     *,
     grad_name: str | None = None,
+    known: TensorType | None = None,
 ) -> Tensor:
-    """`op` on tensors whose dtypes fit it already; `grad_name` names the tape node.
+    """`op` on tensors whose dtypes fit it already; `grad_name` names the tape node, and `known` is
+    the type of the result where it has been inferred before.
 
     Raises what `op.infer` raises, with the user's line.
     """
@@ -84,7 +101,7 @@ def apply(
         key.append(array.shape)
     frozen = tuple(key)
     try:
-        call = _calls.get(frozen) or _call(frozen, op, inputs, params)
+        call = _calls.get(frozen) or _call(frozen, op, inputs, params, known)
         result = state.quietly(op.evaluate, *arrays, **params)
     except TracegradError as error:
         locate(error)
@@ -250,9 +267,13 @@ def run_arrays(pullback: Pullback, values: Sequence[Tensor]) -> list[Tensor]:
 def apply_graph(graph: Graph, values: Sequence[Tensor]) -> list[Tensor]:
     """`graph` on tensors, op by op, so that it is on the tape and in the recording."""
     found: dict[Node, Tensor] = dict(zip(graph.inputs, values, strict=True))
+    # A hook may have put another type of gradient in place of what the graph is for.
+    typed = all(value._type == x.type for x, value in found.items())
     for node in graph.nodes:
         if node.op is CONSTANT:
             found[node] = constant(node.params["value"].array)
         else:
-            found[node] = apply(node.op, [found[x] for x in node.inputs], dict(node.params))
+            inputs = [found[x] for x in node.inputs]
+            known = node.type if typed else None
+            found[node] = apply(node.op, inputs, dict(node.params), known=known)
     return [found[node] for node in graph.outputs]
