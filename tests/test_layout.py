@@ -25,11 +25,12 @@ FLOORS = {
 FACE = 5
 
 # Packages that compile or launch, and where they may be imported. `codegen` is graph to text,
-# except for the one file that holds the functions which generated source calls.
+# except for what holds the functions which generated source calls.
 COMPILERS = {"cuda", "llvmlite", "numba", "numba_cuda", "nvmath"}
 MAY_COMPILE = (
     "tracegrad.runtime",
     "tracegrad.codegen.primitives",
+    "tracegrad.codegen.cuda_primitives",
     "tracegrad.codegen.processor",
     "tracegrad.codegen.vector_library",
 )

@@ -13,14 +13,13 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-from tracegrad.codegen.affine import Affine
-from tracegrad.codegen.formula import REGISTER, expression
-from tracegrad.codegen.instructions import Address, Block, Fold, Let, Lowered, Store
+from tracegrad.codegen.folding import combination, identity, is_search, total_of
+from tracegrad.codegen.formula import REGISTER
+from tracegrad.codegen.instructions import Block, Fold, Let, Lowered, Store
 from tracegrad.codegen.loop_order import crosses, nest_order
-from tracegrad.codegen.steps import SEARCHES
+from tracegrad.codegen.printer import Printer, addresses
 from tracegrad.codegen.text import Launch, Text
-from tracegrad.ir.types import DType, float64
-from tracegrad.ir.types import bool_ as boolean
+from tracegrad.ir.types import DType
 
 # A float accumulator takes so many elements before it is added to the row's total, which is in
 # float64: short enough that rounding stays below NumPy's pairwise sum, long enough that the inner
@@ -56,47 +55,19 @@ def emit(lowered: Lowered) -> Launch:
     return Launch(text.source, text.words, extent, work, serial=lowered.kernel.serial)
 
 
-def addresses(lowered: Lowered, writes: bool = False) -> list[Address]:
-    """All addresses of a kernel, or those it writes."""
-    kinds = (Store, Fold) if writes else (Store, Fold, Let)
-    blocks = [*lowered.passes, *lowered.rows]
-    code = [x for block in blocks for x in block.code]
-    return [x.address for x in code if isinstance(x, kinds) and x.address is not None]
-
-
-class KernelPrinter:
+class KernelPrinter(Printer):
     """Prints a kernel into a text: the whole of it, or as a part of a larger function.
 
     `inline`: all of the outermost loop runs here; otherwise it runs from `start` to `stop`.
-    `prefix` keeps the names of several kernels in one function apart.
     """
 
     def __init__(
         self, lowered: Lowered, text: Text, depth: int = 0, inline: bool = False, prefix: str = ""
     ) -> None:
-        self.lowered = lowered
-        self.kernel = lowered.kernel
-        self.text = text
-        self.depth = depth
         self.inline = inline
-        self.prefix = prefix
-        self.integers: dict[tuple[int, Affine | None, int], str] = {}
-        self.groups = self.collapse()
-        self.live = {loop for group in self.groups for loop, _ in group}
+        super().__init__(lowered, text, depth, prefix)
 
     # ------------------------------------------------------------------ loops
-
-    def instructions(self) -> list[Any]:
-        blocks = [*self.lowered.passes, *self.lowered.rows]
-        return [x for block in blocks for x in block.code]
-
-    def affines(self) -> list[Affine]:
-        found = [address.offset for address in addresses(self.lowered)]
-        found += [
-            x.index for x in self.instructions() if isinstance(x, Let) and x.index is not None
-        ]
-        found += [x.linear for x in self.instructions() if isinstance(x, Fold) and _is_arg(x)]
-        return found
 
     def loop_groups(self) -> list[list[int]]:
         """Loops that may merge with their neighbours: rows, reduced ones, a kept last one."""
@@ -110,29 +81,7 @@ class KernelPrinter:
             return [kept[:-1], reduced, kept[-1:]]
         return [kept, reduced]
 
-    def collapse(self) -> list[list[tuple[int, int]]]:
-        """Merge neighbouring loops wherever every address steps evenly over both; (loop, size) by
-        group.
-        """
-        affines = self.affines()
-        groups: list[list[tuple[int, int]]] = []
-        for loops in self.loop_groups():
-            group: list[tuple[int, int]] = []
-            for loop in reversed(loops):
-                size = self.kernel.domain[loop]
-                if group:
-                    inner, extent = group[0]
-                    if all(a.coefs[loop] == a.coefs[inner] * extent for a in affines):
-                        group[0] = (inner, extent * size)
-                        continue
-                group.insert(0, (loop, size))
-            groups.append(group)
-        return groups
-
     # ------------------------------------------------------------------ words
-
-    def integer(self, value: int, hint: str) -> str:
-        return self.text.integer(value, hint)
 
     def declare_constants(self) -> None:
         for name, value, dtype in self.lowered.constants:
@@ -151,58 +100,6 @@ class KernelPrinter:
 
     # ------------------------------------------------------------------ text
 
-    def line(self, depth: int, text: str) -> None:
-        self.text.line(self.depth + depth, text)
-
-    def loop(self, number: int) -> str:
-        """The variable of a loop."""
-        return f"{self.prefix}j{number}"
-
-    def offset(self, affine: Affine, innermost: int | None) -> str:
-        """An affine function as text; only a unit step of the innermost loop is part of the
-        structure.
-        """
-        terms: list[str] = []
-        for loop, coef in enumerate(affine.coefs):
-            if coef == 0 or loop not in self.live:
-                continue
-            if coef == 1 and loop == innermost:
-                terms.append(self.loop(loop))
-            else:
-                key = (loop, affine, coef)
-                if key not in self.integers:
-                    self.integers[key] = self.integer(coef, "s")
-                terms.append(f"{self.loop(loop)} * {self.integers[key]}")
-        if affine.const:
-            key = (-1, affine, affine.const)
-            if key not in self.integers:
-                self.integers[key] = self.integer(affine.const, "o")
-            terms.append(self.integers[key])
-        return " + ".join(terms) or "0"
-
-    def address(self, address: Address, innermost: int | None) -> str:
-        text = self.offset(address.offset, innermost)
-        for axis, (name, stride, size) in enumerate(address.gathered):
-            of = address.buffer, axis, size, stride
-            if size is None:
-                text += f" + {name}"
-            else:
-                last = self.text.size(size - 1, "n", of)
-                text += f" + max(min({name}, {last}), 0)"
-            if stride != 1:
-                text += f" * {self.text.size(stride, 's', of)}"
-        return f"{self.text.pointer(address.buffer)}, {text}"
-
-    def code(self, block: Block, depth: int, innermost: int | None) -> None:
-        """The instructions of a block; folds go to their run's accumulator."""
-        for x in block.code:
-            if isinstance(x, Let):
-                self.line(depth, f"{x.name} = {self.value(x, innermost)}")
-            elif isinstance(x, Store):
-                self.store(x, depth, innermost)
-            else:
-                self.fold(x, depth, innermost)
-
     def interleave(self, block: Block, depth: int) -> None:
         """The end of an innermost loop over a block."""
         count = SIDE_BY_SIDE[min(block.chain, len(SIDE_BY_SIDE) - 1)]
@@ -210,17 +107,6 @@ class KernelPrinter:
             count = min(count, SIDE_BY_SIDE_OF_CALLS)
         if count > 1:
             self.line(depth, f"interleave({count})")
-
-    def value(self, let: Let, innermost: int | None) -> str:
-        if let.address is not None:
-            register = self.text.register(let.address.buffer)
-            if register is not None:
-                return register
-            read = "load_output" if self.text.is_written(let.address.buffer) else "load"
-            return f"{read}({self.address(let.address, innermost)})"
-        if let.index is not None:
-            return self.offset(let.index, innermost)
-        return let.text
 
     def store(self, store: Store, depth: int, innermost: int | None) -> None:
         assignment = self.text.assign(store.address.buffer, store.value)
@@ -238,22 +124,13 @@ class KernelPrinter:
         if self.lowered.column:
             assert fold.address is not None
             place = self.address(fold.address, innermost)
-            text = _combine(fold, exact=True).format(f"load_output({place})", fold.value)
+            text = combination(fold, exact=True).format(f"load_output({place})", fold.value)
             self.line(depth, f"store({place}, {text})")
-        elif _is_arg(fold):
-            name, value = fold.name, fold.value
-            scalar = fold.node.op.scalar["better"]
-            better = expression(scalar, 2, _operand(fold), boolean, fold=True)
-            better = better.format(f"{name}_best", value)
-            self.line(depth, f"{name}_new = {better}")
-            self.line(
-                depth,
-                f"{name} = where({name}_new, i64({self.offset(fold.linear, innermost)}), {name})",
-            )
-            self.line(depth, f"{name}_best = where({name}_new, {value}, {name}_best)")
+        elif is_search(fold):
+            self.search(fold, depth, innermost)
         else:
             run = f"{fold.name}_run"
-            self.line(depth, f"{run} = {_combine(fold).format(run, fold.value)}")
+            self.line(depth, f"{run} = {combination(fold).format(run, fold.value)}")
 
     def print(self) -> int:
         """Print the kernel; how far its outermost loop runs."""
@@ -315,12 +192,12 @@ class KernelPrinter:
         """One walk over the reduced loops."""
         folds = [x for x in block.code if isinstance(x, Fold)]
         for fold in folds:
-            if _is_arg(fold):
+            if is_search(fold):
                 self.line(depth, f"{fold.name} = i64(0)")
-                self.line(depth, f"{fold.name}_best = {_identity(fold)}")
+                self.line(depth, f"{fold.name}_best = {identity(fold)}")
             else:
-                self.line(depth, f"{fold.name} = {_total(fold, _identity(fold))}")
-        runs = [fold for fold in folds if not _is_arg(fold)]
+                self.line(depth, f"{fold.name} = {total_of(fold, identity(fold))}")
+        runs = [fold for fold in folds if not is_search(fold)]
         at = depth
         innermost = inner[-1][0] if inner else None
         if not inner:
@@ -344,15 +221,15 @@ class KernelPrinter:
             self.interleave(block, at + 1)
         for fold in runs:
             name = fold.name
-            run = _total(fold, f"{name}_run")
-            self.line(at, f"{name} = {_combine(fold, exact=True, total=True).format(name, run)}")
+            run = total_of(fold, f"{name}_run")
+            self.line(at, f"{name} = {combination(fold, exact=True, total=True).format(name, run)}")
         for fold in runs:
             register = REGISTER[fold.node.dtype.name]
             self.line(depth, f"{fold.name} = {register}({fold.name})")
 
     def open_runs(self, runs: Sequence[Fold], depth: int) -> None:
         for fold in runs:
-            self.line(depth, f"{fold.name}_run = {_identity(fold)}")
+            self.line(depth, f"{fold.name}_run = {identity(fold)}")
 
     def print_columns(self) -> int:
         """Walk the rows once for each strip of columns, accumulating in memory: every access is
@@ -376,7 +253,7 @@ class KernelPrinter:
         self.code(self.lowered.rows[0], depth + 1, loop)
         for fold in folds:
             assert fold.address is not None
-            self.line(depth + 1, f"store({self.address(fold.address, loop)}, {_identity(fold)})")
+            self.line(depth + 1, f"store({self.address(fold.address, loop)}, {identity(fold)})")
         inside = self.loops(reduced, depth, parallel=False)
         self.line(inside, columns)
         self.code(self.lowered.rows[0], inside + 1, loop)
@@ -399,52 +276,3 @@ def _is_structure(value: Any, dtype: DType) -> bool:
     `i - 1` is the one of the iteration before, and that a loop never stops by its flag.
     """
     return dtype.kind == "b" or (dtype.kind in "iu" and abs(value) <= _SMALL)
-
-
-def _is_arg(fold: Fold) -> bool:
-    return fold.node.op.name in SEARCHES
-
-
-def _operand(fold: Fold) -> DType:
-    return fold.node.inputs[0].dtype
-
-
-def _widened(fold: Fold) -> bool:
-    """Whether runs are added up in float64: sums and products of floats."""
-    return _operand(fold).kind == "f" and fold.node.op.name in ("sum", "prod")
-
-
-def _total(fold: Fold, value: str) -> str:
-    return f"f64({value})" if _widened(fold) else value
-
-
-def _combine(fold: Fold, exact: bool = False, total: bool = False) -> str:
-    """The folding step; `exact` keeps the order of additions, `total` works in the total's own
-    type.
-    """
-    dtype = float64 if total and _widened(fold) else _operand(fold)
-    combine = fold.node.op.scalar["combine"]
-    text = expression(combine, 2, dtype, dtype, fold=True)
-    if exact:
-        text = text.replace("_reassoc", "")
-        text = text.replace("add({0}, {1})", "({0} + {1})").replace("mul({0}, {1})", "({0} * {1})")
-    return text
-
-
-def _identity(fold: Fold) -> str:
-    """The value that a fold starts from, in the operand's register."""
-    dtype = _operand(fold)
-    register = REGISTER[dtype.name]
-    if _is_arg(fold):
-        token = "-inf" if fold.node.op.name == "argmax" else "+inf"
-    else:
-        token = fold.node.op.scalar["identity"]
-    if token not in ("-inf", "+inf"):
-        return f"{register}({token})"
-    if dtype.kind == "f":
-        return f"{register}({'-' if token == '-inf' else ''}f64(1.0) / f64(0.0))"
-    if dtype.kind == "b":
-        return f"{register}({token == '+inf'})"
-    bits = dtype.itemsize * 8
-    low, high = (0, 2**bits - 1) if dtype.kind == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    return f"{register}({low if token == '-inf' else high})"

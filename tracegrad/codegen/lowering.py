@@ -49,17 +49,20 @@ def lower(
     prefix: str = "",
     apart: Set[Node] = frozenset(),
     inline: bool = False,
+    columns: bool = True,
 ) -> Lowered:
     """The instructions of `kernel`; `places` tells where the values in memory are.
 
     `known`: intervals of integers. `prefix` begins every name, where several kernels share a
     function, and `inline` says that it is part of one. `apart`: sums that no product is fused into.
+    `columns`: sums may grow in memory.
     """
     column = kernel.is_column and not any(root.needs_register for root in kernel.roots)
+    column = column and columns
     first = _Lowering(kernel, places, known, prefix, apart, column, {})
     lowered = first.run()
     lent = lenders(lowered, first.repeated, first.stage_of_root)
-    if not inline:
+    if not inline and columns:
         column = prefers_columns(lowered)
     if lent or column != lowered.column:
         lowered = _Lowering(kernel, places, known, prefix, apart, column, lent).run()

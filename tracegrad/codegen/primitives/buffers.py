@@ -61,7 +61,7 @@ OUTPUT_SCOPES = 16
 
 
 # Storage code -> (LLVM storage type, Numba type of a loaded value).
-_STORAGE: dict[str, tuple[Any, Any]] = {
+STORAGE: dict[str, tuple[Any, Any]] = {
     "f16": (ir.HalfType(), types.float32),
     "f32": (ir.FloatType(), types.float32),
     "f64": (ir.DoubleType(), types.float64),
@@ -82,7 +82,7 @@ class Pointer(types.Type):
     def __init__(self, code: str, scope: int) -> None:
         self.code = code
         self.scope = scope
-        self.storage = _STORAGE[code][0]
+        self.storage = STORAGE[code][0]
         super().__init__(name=f"Pointer({code}, {scope})")
 
 
@@ -282,7 +282,7 @@ def _state_alias(builder: Any, access: Any, scope: int | None) -> None:
 
 def _element(builder: Any, pointer: Any, index: Any, code: str) -> Any:
     """The address of one element; the index is a raw element count, unchecked."""
-    typed = builder.bitcast(pointer, _STORAGE[code][0].as_pointer())
+    typed = builder.bitcast(pointer, STORAGE[code][0].as_pointer())
     return builder.gep(typed, [index])
 
 
@@ -301,7 +301,7 @@ def _define_load(pointer: Any, written: bool) -> Any:
             return builder.icmp_unsigned("!=", value, ir.Constant(value.type, 0))
         return value
 
-    return _STORAGE[code][1](pointer, types.int64), generate
+    return STORAGE[code][1](pointer, types.int64), generate
 
 
 @intrinsic
@@ -322,7 +322,7 @@ def store(typing: Any, pointer: Any, index: Any, value: Any) -> Any:
     if not isinstance(pointer, Pointer):
         return None
     code = pointer.code
-    kind = _STORAGE[code][1]
+    kind = STORAGE[code][1]
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         stored = arguments[2]

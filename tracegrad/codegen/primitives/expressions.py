@@ -20,6 +20,7 @@ from numba import extending
 from numba.core import types
 
 from tracegrad.codegen import processor
+from tracegrad.codegen.primitives.libdevice import device_function, is_for_gpu
 
 # Numba's decorators carry no usable types.
 intrinsic: Any = extending.intrinsic
@@ -114,6 +115,9 @@ class Value:
     def __neg__(self) -> Value:
         if not self.is_real:
             return Value(self.builder, self.builder.neg(self.ref))
+        if is_for_gpu(self.builder):
+            # The LLVM of NVVM is older than the instruction.
+            return self.like(-0.0) - self
         return Value(self.builder, self.builder.fneg(self.ref))
 
     def _binary(self, operation: str, a: Value, b: Value) -> Value:
@@ -134,6 +138,9 @@ class Value:
         """An LLVM intrinsic of real numbers of one type."""
         kind = self.ref.type
         operands = [self.ref, *(self.like(x).ref for x in others)]
+        on_device = device_function(self.builder, name, kind)
+        if on_device is not None:
+            return Value(self.builder, self.builder.call(on_device, operands))
         shape = ir.FunctionType(kind, [kind] * len(operands))
         function = self.builder.module.declare_intrinsic(f"llvm.{name}", [kind], shape)
         return Value(self.builder, self.builder.call(function, operands))
@@ -277,7 +284,7 @@ def scaled(x: Value, exponent: Value) -> Value:
     `x` is about 1, and the exponent no further from 0 than twice the exponents of the format.
     """
     builder = x.builder
-    if processor.has("avx512f"):
+    if processor.has("avx512f") and not is_for_gpu(builder):
         # One instruction there; elsewhere LLVM would call libm.
         i32 = SINGLE.integer
         steps = exponent.ref if x.format is SINGLE else builder.trunc(exponent.ref, i32)
@@ -304,6 +311,9 @@ def function(name: str, single: Body, double: Body, operands: int = 1) -> Any:
         body = single if is_single else double
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            on_device = device_function(builder, name, arguments[0].type)
+            if on_device is not None:
+                return builder.call(on_device, arguments)
             return body(*(Value(builder, x) for x in arguments)).ref
 
         return kind(*[kind] * len(kinds)), generate

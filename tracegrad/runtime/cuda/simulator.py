@@ -1,0 +1,93 @@
+"""Kernels run by numba-cuda's simulator, on memory of the host: what a device would do, slowly.
+
+It is on where `NUMBA_ENABLE_CUDASIM=1`. A block has few threads: each is a thread of Python.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numba import cuda
+
+from tracegrad.codegen.cuda import DeviceLaunch, lanes
+
+Array = np.ndarray[Any, Any]
+
+_cuda: Any = cuda
+
+# Threads of a block, and blocks of a grid.
+_BLOCK = 8
+_GRID = 3
+# Seconds until a thread of Python that is not interrupted gives way to another.
+_SWITCH = 1e-5
+
+
+class Pointer:
+    """Memory from an element on; an index that leaves it is an error."""
+
+    __slots__ = ("elements", "first")
+
+    def __init__(self, elements: Array, first: int) -> None:
+        self.elements = elements
+        self.first = first
+
+    def _place(self, index: Any) -> int:
+        place = self.first + int(index)
+        if not 0 <= place < len(self.elements):
+            raise IndexError(f"element {index} from {self.first} of {len(self.elements)}")
+        return place
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.elements[self._place(index)]
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.elements[self._place(index)] = value
+
+
+def kernel(source: str) -> Any:
+    """The kernel that a source describes."""
+    namespace: dict[str, Any] = {}
+    exec(compile(source, "<kernel>", "exec"), namespace)
+    return _cuda.jit(namespace["kernel"])
+
+
+def launch(function: Any, what: DeviceLaunch, arguments: Sequence[Any]) -> None:
+    """Run a kernel to its end."""
+    threads = lanes(what, _BLOCK)
+    blocks = max(min(-(-what.rows // threads[0]), _GRID), 1)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH)
+    try:
+        with warnings.catch_warnings():
+            # Numbers overflow as they do on a device.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            function[(1 if what.serial else blocks, 1), threads](*arguments)
+    finally:
+        sys.setswitchinterval(before)
+
+
+# ------------------------------------------------------------------------------------------- memory
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """An array that is not initialised."""
+    return np.empty(shape, dtype)
+
+
+def copied(array: Array) -> Array:
+    """An array of the host on the device."""
+    return np.array(array, order="C")
+
+
+def pointer(array: Array, dtype: np.dtype[Any], shift: int) -> Pointer:
+    """The element that is `shift` bytes behind the first of an array, with all of its memory."""
+    start = array.__array_interface__["data"][0]
+    low, high = np.lib.array_utils.byte_bounds(array) if array.size else (start, start)
+    count = (high - low) // dtype.itemsize
+    memory: Any = (ctypes.c_uint8 * (count * dtype.itemsize)).from_address(low)
+    return Pointer(np.frombuffer(memory, dtype), (start - low + shift) // dtype.itemsize)
