@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.device_check import HAS_CUDA, run_on_device
 from tests.random_control import control_graphs, inputs_of
 from tracegrad.ir.graph import Builder
 from tracegrad.ir.interpret import interpret
@@ -38,12 +39,17 @@ def loop(builder, limit, go, operands, body, **params):
 
 
 def check(graph, *arrays):
-    """Run `graph` natively, twice, and compare all results that are tensors."""
+    """Run `graph` natively, twice, and on the simulated device, and compare all results that are
+    tensors.
+    """
     wanted = interpret(graph, list(arrays))
     before = [array.copy() for array in arrays]
     executable = compile_graph(graph)
-    for _ in range(2):
-        for node, a, b in zip(graph.outputs, wanted, executable(list(arrays)), strict=True):
+    found = [executable(list(arrays)) for _ in range(2)]
+    if HAS_CUDA:
+        found.append(run_on_device(graph, arrays))
+    for results in found:
+        for node, a, b in zip(graph.outputs, wanted, results, strict=True):
             if not isinstance(node.type, StackType):
                 np.testing.assert_allclose(b, a, rtol=1e-6, atol=1e-12)
     for array, copy in zip(arrays, before, strict=True):

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.device_check import run_on_device as run
 from tests.op_samples import Call
 from tests.test_ops import BY_OP, DIFFERENTIABLE, SAMPLES, arrangements, assert_close, tolerance_of
 from tracegrad.ir.differentiate import gradient_graph
 from tracegrad.ir.graph import Builder, Graph, Node
 from tracegrad.ir.interpret import interpret
-from tracegrad.ir.op import OPS, Array, evaluate
-from tracegrad.ir.passes import expand_composites, optimize
+from tracegrad.ir.op import OPS, evaluate
+from tracegrad.ir.passes import optimize
 from tracegrad.ir.types import TensorType, bool_, float32, int64
 
 pytest.importorskip("cuda.bindings", reason="numba-cuda is not installed")
@@ -25,19 +26,9 @@ pytest.importorskip("cuda.bindings", reason="numba-cuda is not installed")
 from tracegrad.codegen.cuda import DeviceLaunch, lanes
 from tracegrad.codegen.legalize import legalize
 from tracegrad.codegen.schedule import schedule
-from tracegrad.runtime.cuda.executor import compile_graph, launches_of
+from tracegrad.runtime.cuda.executor import launches_of
 
 GOLDEN = Path(__file__).parent / "golden"
-
-
-def run(graph: Graph, arrays: Sequence[Array]) -> list[Array]:
-    layouts = [
-        None
-        if array.flags.c_contiguous
-        else tuple(stride // array.itemsize for stride in array.strides)
-        for array in arrays
-    ]
-    return compile_graph(expand_composites(graph), layouts)(arrays)
 
 
 @pytest.mark.parametrize("name", BY_OP)

@@ -42,7 +42,8 @@ class DeviceLaunch:
     """A kernel's text, its arguments, and what its threads share out.
 
     signature   the type of each argument: "i64", "f64", or "*f32" for a pointer.
-    words       the arguments: ("buffer", Buffer), ("view", View), ("int", n) or ("real", x).
+    words       the arguments: ("buffer", Buffer), ("view", View), ("int", n), ("real", x), or
+                ("number", Buffer) for an input of no dimensions by value.
     rows        the elements of a map, or the values that a reduction keeps.
     inner       the elements of each row; 0 for a map, and -1 where a block is a square.
     along_rows  neighbours in memory are neighbouring rows.
@@ -80,8 +81,10 @@ def lanes(launch: DeviceLaunch, block: int = BLOCK) -> tuple[int, int]:
 class _ArgumentText(Text):
     """The text of a function whose words are its arguments."""
 
-    def __init__(self, written: set[Buffer]) -> None:
+    def __init__(self, written: set[Buffer], numbers: set[Buffer]) -> None:
         super().__init__(written)
+        self.numbers = numbers
+        self.given: dict[Buffer, str] = {}
         self.names: list[str] = []
         self.types: list[str] = []
 
@@ -94,6 +97,16 @@ class _ArgumentText(Text):
 
     def integer(self, value: int, hint: str) -> str:
         return self.argument("int", value, "i64", hint)
+
+    def register(self, buffer: Buffer) -> str | None:
+        if buffer not in self.numbers:
+            return None
+        if buffer not in self.given:
+            type = "f64" if buffer.dtype.kind == "f" else "i64"
+            given = self.argument("number", buffer, type, "k")
+            self.given[buffer] = f"x{given[1:]}"
+            self.head.append(f"{self.given[buffer]} = {REGISTER[buffer.dtype.name]}({given})")
+        return self.given[buffer]
 
     def pointer(self, buffer: Buffer) -> str:
         name = self.pointers.get(buffer)
@@ -108,10 +121,12 @@ class _ArgumentText(Text):
         return HEADER.format(", ".join(self.names)) + lines
 
 
-def emit(lowered: Lowered) -> DeviceLaunch:
-    """The Numba source of a lowered kernel; its sums must be in registers."""
+def emit(lowered: Lowered, numbers: set[Buffer]) -> DeviceLaunch:
+    """The Numba source of a lowered kernel; its sums must be in registers. `numbers`: the inputs
+    that it gets by value.
+    """
     assert not lowered.column
-    text = _ArgumentText({x.buffer for x in addresses(lowered, writes=True)})
+    text = _ArgumentText({x.buffer for x in addresses(lowered, writes=True)}, numbers)
     printer = KernelPrinter(lowered, text)
     printer.print()
     kernel = lowered.kernel
@@ -278,6 +293,9 @@ class KernelPrinter(Printer):
     def value(self, let: Let, innermost: int | None) -> str:
         if let.address is not None:
             buffer = let.address.buffer
+            number = self.text.register(buffer)
+            if number is not None:
+                return number
             read = "load" if self.text.is_written(buffer) else "read"
             return f"{read}_{buffer.dtype.short}({self.address(let.address, innermost)})"
         return super().value(let, innermost)

@@ -9,12 +9,14 @@ import ctypes
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numba import cuda
 
 from tracegrad.codegen.cuda import DeviceLaunch, lanes
+from tracegrad.runtime.cuda.arrays import DeviceArray
 
 Array = np.ndarray[Any, Any]
 
@@ -49,8 +51,13 @@ class Pointer:
         self.elements[self._place(index)] = value
 
 
-def kernel(source: str) -> Any:
-    """The kernel that a source describes."""
+def kernel(what: DeviceLaunch) -> Any:
+    """The kernel of a launch."""
+    return _kernel(what.source)
+
+
+@cache
+def _kernel(source: str) -> Any:
     namespace: dict[str, Any] = {}
     exec(compile(source, "<kernel>", "exec"), namespace)
     return _cuda.jit(namespace["kernel"])
@@ -74,17 +81,27 @@ def launch(function: Any, what: DeviceLaunch, arguments: Sequence[Any]) -> None:
 # ------------------------------------------------------------------------------------------- memory
 
 
-def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
     """An array that is not initialised."""
-    return np.empty(shape, dtype)
+    return np.empty(shape, dtype).view(DeviceArray)
 
 
-def copied(array: Array) -> Array:
+def copied(array: Array) -> DeviceArray:
     """An array of the host on the device."""
-    return np.array(array, order="C")
+    return np.array(array, order="C").view(DeviceArray)
 
 
-def pointer(array: Array, dtype: np.dtype[Any], shift: int) -> Pointer:
+def fetched(array: DeviceArray) -> Array:
+    """A contiguous array of the device on the host."""
+    return array.plain().copy()
+
+
+def write(target: DeviceArray, value: DeviceArray) -> None:
+    """Put elements of the same dtype and shape into memory, which may overlap theirs."""
+    np.copyto(target.plain(), value.plain())
+
+
+def pointer(array: DeviceArray, dtype: np.dtype[Any], shift: int) -> Pointer:
     """The element that is `shift` bytes behind the first of an array, with all of its memory."""
     start = array.__array_interface__["data"][0]
     low, high = np.lib.array_utils.byte_bounds(array) if array.size else (start, start)

@@ -1,0 +1,90 @@
+"""Single operations on arrays of a device: each is a graph of one op, compiled once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tracegrad.ir.graph import Builder
+from tracegrad.ir.op import OPS, Op
+from tracegrad.ir.params import frozen_params
+from tracegrad.ir.types import BY_NUMPY, type_of
+from tracegrad.runtime.cuda.arrays import Array, DeviceArray
+from tracegrad.runtime.cuda.executor import DeviceExecutable, layout_of
+from tracegrad.runtime.cuda.machine import machine
+
+# Ops whose result is a view that NumPy makes without a look at the elements.
+VIEWS = frozenset({"transpose", "broadcast_to", "slice", "diagonal", "flip"})
+
+_executables: OrderedDict[Hashable, DeviceExecutable] = OrderedDict()
+_KEPT = 4096
+
+
+def evaluate(op: Op, arrays: Sequence[Array], params: Mapping[str, Any]) -> Any:
+    """An op on arrays of the device, with numbers of the host among them; it may give a view."""
+    if op.name == "reshape":
+        return arrays[0].reshape(params["shape"])
+    if op.name in VIEWS:
+        return op.evaluate(arrays[0].view(np.ndarray), **params).view(DeviceArray)
+    key = (
+        op,
+        frozen_params(params),
+        tuple((x.dtype, x.shape, layout_of(x)) for x in arrays),
+    )
+    found = _executables.get(key)
+    if found is None:
+        with Builder(op.name) as builder:
+            inputs = [builder.input(type_of(x)) for x in arrays]
+            graph = builder.finish([builder.append(op, inputs, dict(params))])
+        found = _executables[key] = DeviceExecutable(graph, [layout_of(x) for x in arrays])
+        if len(_executables) > _KEPT:
+            _executables.popitem(last=False)
+    return found(arrays)[0]
+
+
+def copy(array: Array) -> DeviceArray:
+    """The elements in memory of their own, C-contiguous."""
+    key = ("copy", array.dtype, array.shape, layout_of(array))
+    found = _executables.get(key)
+    if found is None:
+        with Builder("copy") as builder:
+            graph = builder.finish([builder.input(type_of(array))])
+        found = _executables[key] = DeviceExecutable(graph, [layout_of(array)])
+    made: DeviceArray = found([array])[0]
+    return made
+
+
+def add(a: Any, b: Any) -> Any:
+    """The sum of two arrays of a type."""
+    return evaluate(OPS["add"], [a, b], {})
+
+
+def cast(array: DeviceArray, dtype: np.dtype[Any]) -> DeviceArray:
+    """The elements as numbers of another type."""
+    made: DeviceArray = evaluate(OPS["cast"], [array], {"dtype": BY_NUMPY[dtype]})
+    return made
+
+
+def write(target: DeviceArray, value: Any) -> None:
+    """Put elements, broadcast and cast to those of an array, into its memory."""
+    if not isinstance(value, DeviceArray):
+        value = to_device(np.asarray(value, target.dtype))
+    if value.dtype != target.dtype:
+        value = cast(value, target.dtype)
+    machine().write(target, np.broadcast_to(value.plain(), target.shape).view(DeviceArray))
+
+
+def to_device(array: Any) -> DeviceArray:
+    """A copy of an array of the host in the device's memory, C-contiguous."""
+    made: DeviceArray = machine().copied(np.asarray(array, order="C"))
+    return made
+
+
+def to_host(array: DeviceArray) -> Array:
+    """A copy in the host's memory, when all that makes it has run."""
+    whole = array if array.flags.c_contiguous else copy(array)
+    found: Array = machine().fetched(whole)
+    return found
