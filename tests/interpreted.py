@@ -16,7 +16,7 @@ class Interpreted:
     source = ""
     compile_seconds = 0.0
 
-    def __init__(self, graph, layouts):
+    def __init__(self, graph, layouts, device=None):
         self.graph = graph
 
     def __call__(self, values):

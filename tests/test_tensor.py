@@ -80,9 +80,6 @@ def test_device():
     assert x.to("cpu") is x
     assert not x.is_cuda
     assert str(tg.device("cuda:1")) == "cuda:1"
-    for attempt in (lambda: x.cuda(), lambda: x.to("cuda"), lambda: tg.zeros(1, device="cuda")):
-        with pytest.raises(tg.errors.DeviceError, match=r"tracegrad\[cuda\]"):
-            attempt()
     with pytest.raises(RuntimeError, match="Invalid device string"):
         tg.device("gpu")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tracegrad import autograd, linalg, nn, random
+from tracegrad import autograd, cuda, linalg, nn, random
 from tracegrad.ir.types import (
     DType as dtype,  # noqa: N813
 )
@@ -111,6 +111,7 @@ __all__ = [
     "clear_cache",
     "compile",
     "cond",
+    "cuda",
     "debug_print",
     "device",
     "dtype",

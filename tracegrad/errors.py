@@ -31,6 +31,10 @@ class DeviceError(TracegradError, RuntimeError):
     """Tensors on different devices, or a device that is not there."""
 
 
+class OutOfMemoryError(DeviceError, MemoryError):
+    """A device has less memory left than is asked for."""
+
+
 class GradError(TracegradError, RuntimeError):
     """A backward pass that cannot be done."""
 

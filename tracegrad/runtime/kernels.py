@@ -183,6 +183,15 @@ def _compile(name: str, source: str, entry: str, signature: str) -> int:
 
 
 @cache
+def vocabulary(*packages: str) -> str:
+    """The text of packages of `codegen`: of the words that generated code is written in."""
+    # A change there makes other kernels.
+    root = Path(codegen.__file__).parent
+    files = [path for package in packages for path in sorted((root / package).glob("*.py"))]
+    return "\n".join(path.read_text(encoding="utf-8") for path in files)
+
+
+@cache
 def machine_source(name: str) -> str:
     """The text of a module of this package, such as those that are compiled and never imported."""
     return Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
@@ -194,8 +203,6 @@ def _toolchain() -> str:
     from tracegrad.codegen import processor
     from tracegrad.codegen.vector_library import vector_widths
 
-    # Everything generated code is built from: a change there makes other kernels.
-    vocabulary = Path(codegen.__file__).parent / "primitives"
     parts = [
         sys.version,
         importlib.metadata.version("numba"),
@@ -203,7 +210,7 @@ def _toolchain() -> str:
         processor.cpu_name(),
         processor.cpu_features(),
         f"libmvec {vector_widths()}",
-        *[path.read_text(encoding="utf-8") for path in sorted(vocabulary.glob("*.py"))],
+        vocabulary("primitives"),
         machine_source("machine_code"),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

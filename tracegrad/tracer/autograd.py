@@ -9,6 +9,7 @@ import numpy as np
 
 from tracegrad.errors import ArgumentError, GradError
 from tracegrad.tracer import engine
+from tracegrad.tracer.device import beside
 from tracegrad.tracer.dispatch import constant
 from tracegrad.tracer.location import located
 from tracegrad.tracer.state import state
@@ -129,7 +130,9 @@ def _one(tensor: Tensor) -> Tensor:
         raise GradError("grad can be implicitly created only for scalar outputs")
     seed = np.empty(tensor._array.shape, tensor._array.dtype)
     seed.fill(1)
-    return wrap(seed) if state.recorder is None else constant(seed)
+    if state.recorder is not None:
+        return constant(seed)
+    return wrap(beside(seed, tensor._array))
 
 
 def _check(i: int, tensor: Tensor, cotangent: Tensor) -> None:

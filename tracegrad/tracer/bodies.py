@@ -15,6 +15,7 @@ from tracegrad.tracer.body_graphs import Body, body_of
 from tracegrad.tracer.body_paths import Returned, Way, explored, parting
 from tracegrad.tracer.carries import Tree
 from tracegrad.tracer.control import apply_whole
+from tracegrad.tracer.device import owned
 from tracegrad.tracer.dispatch import constant
 from tracegrad.tracer.location import locate
 from tracegrad.tracer.state import state
@@ -158,7 +159,7 @@ def _copied(
 
 def _stand_in(like: Tensor) -> Tensor:
     """A tensor with memory of its own, in the middle of a tape."""
-    tensor = wrap(np.array(like._array))
+    tensor = wrap(owned(like._array))
     tensor._weak = like._weak
     if state.grad_enabled and tensor.dtype.is_floating_point:
         tensor._grad_fn = BodyInput((), (tensor._type,))

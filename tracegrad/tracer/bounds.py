@@ -19,6 +19,7 @@ from tracegrad.ir.graph import Graph, Node
 from tracegrad.ir.interpret import interpret, watching
 from tracegrad.ir.op import OPS
 from tracegrad.ir.types import bool_
+from tracegrad.tracer.device import cpu, moved
 from tracegrad.tracer.location import Place, is_internal
 from tracegrad.tracer.state import state
 
@@ -55,6 +56,7 @@ class Limits(NamedTuple):
 
     def first_outside(self, array: Array) -> str | None:
         """The first element out of the limits, as text; None if there is none."""
+        array = moved(array, cpu)
         if not array.size or (array.min() >= self.low and array.max() <= self.high):
             return None
         bad = ~((array >= self.low) & (array <= self.high))
@@ -118,7 +120,7 @@ def refuse(segment: Segment, requirement: Requirement, arguments: Sequence[Any])
     # Which element it is was not computed: the interpreter finds it.
     graph = segment.builder.finish([requirement.node])
     arrays = [
-        np.asarray(value, node.dtype.numpy)
+        moved(np.asanyarray(value, node.dtype.numpy), cpu)
         for value, node in zip(arguments, graph.inputs, strict=True)
     ]
     (value,) = watched(graph, arrays)
@@ -169,7 +171,7 @@ def watched(graph: Graph, arrays: Sequence[Array]) -> list[Array]:
                     raise error_of(requirement, found)
 
     with watching(see):
-        outputs: list[Array] = state.quietly(interpret, graph, arrays)
+        outputs: list[Array] = state.quietly(interpret, graph, [moved(x, cpu) for x in arrays])
     return outputs
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from tracegrad.runtime.random import default_generator
 from tracegrad.tracer.call_backward import CompiledFunctionBackward, FreedNode
+from tracegrad.tracer.device import owned
 from tracegrad.tracer.dispatch import apply
 from tracegrad.tracer.location import user_place
 from tracegrad.tracer.recording import Ref, Result
@@ -156,13 +157,13 @@ def commit(
     # Everything is read before anything is written: a value may be the old value of an input.
     values = [run.value(ref) for ref in path.write_refs]
     values = [
-        np.array(value) if ref[0] < 0 else value
+        owned(value) if ref[0] < 0 else value
         for value, ref in zip(values, path.write_refs, strict=True)
     ]
     gradients = [
         None
         if ref is None
-        else wrap(np.array(run.value(ref)) if ref[0] < 0 or item.copied else run.value(ref))
+        else wrap(owned(run.value(ref)) if ref[0] < 0 or item.copied else run.value(ref))
         for ref, item in zip(path.grad_refs, end.grad_writes, strict=True)
     ]
     for i, (write, value) in enumerate(zip(end.writes, values, strict=True)):

@@ -12,6 +12,8 @@ from tracegrad.errors import GradError
 from tracegrad.ir.differentiate import gradient_graph
 from tracegrad.ir.graph import Graph
 from tracegrad.ir.types import TensorType
+from tracegrad.runtime.cuda.arrays import DeviceArray
+from tracegrad.tracer.device import contiguous, cpu, cuda
 from tracegrad.tracer.dispatch import apply_graph
 from tracegrad.tracer.program import Program, counters, program_for
 from tracegrad.tracer.recording import Ref
@@ -276,7 +278,7 @@ class CompiledFunctionBackward(Node):
         executable = program.backward(program.all_given)
         found = executable(saved + cotangents)
         saving.runs += 1
-        if saving.runs == PATIENCE and not config.check:
+        if saving.runs == PATIENCE and not config.check and program.device is cpu:
             # Here and not above: it imports the compiler.
             from tracegrad.tracer.native_results import function_of
 
@@ -347,12 +349,7 @@ class CompiledFunctionBackward(Node):
 def add(total: dict[Ref, Array], ref: Ref, cotangent: Array) -> None:
     """Add a cotangent to those that came before."""
     before = total.get(ref)
-    total[ref] = cotangent if before is None else np.asarray(before + cotangent)
-
-
-def contiguous(g: Array) -> Array:
-    """A cotangent with memory of its own: one that was spread by broadcasting has none."""
-    return g if g.flags.c_contiguous else np.ascontiguousarray(g)
+    total[ref] = cotangent if before is None else np.asanyarray(before + cotangent)
 
 
 def fresh(array: Array) -> Tensor:
@@ -450,7 +447,8 @@ def call_graph(graph: Graph, tensors: Sequence[Tensor]) -> list[Tensor]:
     )
     given = tuple(any(wrt) and y.dtype.is_floating_point for y in graph.outputs)
     layouts = tuple(layout_of(x._array) for x in tensors)
-    program = program_for(graph, wrt, given, layouts)
+    on_device = any(isinstance(x._array, DeviceArray) for x in tensors)
+    program = program_for(graph, wrt, given, layouts, None, cuda if on_device else cpu)
     arrays = program.forward([x._array for x in tensors])
     outputs = [wrap(array) for array in arrays[: len(graph.outputs)]]
     if any(given):

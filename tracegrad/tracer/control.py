@@ -23,9 +23,12 @@ from tracegrad.ir.ops.control import items, while_loop
 from tracegrad.ir.params import frozen_params
 from tracegrad.ir.passes import eliminate
 from tracegrad.ir.types import TensorType
+from tracegrad.runtime.cuda import availability
+from tracegrad.runtime.cuda.arrays import DeviceArray
 from tracegrad.tracer.bounds import Requirement, require_none, watched
+from tracegrad.tracer.device import cuda, owned
 from tracegrad.tracer.location import Place, locate, user_place
-from tracegrad.tracer.program import program_for
+from tracegrad.tracer.program import compile_on, program_for
 from tracegrad.tracer.pullback import X
 from tracegrad.tracer.state import state
 from tracegrad.tracer.tape import FREED, OpNode, Saved, edge_of
@@ -145,7 +148,7 @@ def apply_whole(
     if values is None:
         values = _example(graph, inputs) or results_of(graph, arrays)
     outputs = [
-        wrap(np.asarray(value, node.dtype.numpy))
+        wrap(np.asanyarray(value, node.dtype.numpy))
         for value, node in zip(values, graph.outputs, strict=True)
     ]
     if state.recorder is not None:
@@ -192,7 +195,9 @@ def results_of(graph: Graph, arrays: Sequence[Array]) -> list[Array]:
 
 
 def evaluated(graph: Graph, arrays: Sequence[Array]) -> list[Array]:
-    """The outputs of `graph` on arrays; compiled where its loops are long."""
+    """The outputs of `graph` on arrays; compiled where its loops are long, or on a device."""
+    if availability.used and any(isinstance(x, DeviceArray) for x in arrays):
+        return list(compile_on(cuda, graph, tuple(map(layout_of, arrays)))(arrays))
     left = float(_INTERPRETED)
 
     def see(graph: Graph, node: Node, value: Array) -> None:
@@ -212,7 +217,8 @@ def _compiled(graph: Graph, arrays: Sequence[Array]) -> list[Array]:
     whole = [np.ascontiguousarray(x) if has_odd_strides(x) else x for x in arrays]
     flags = (False,) * len(arrays), (False,) * len(graph.outputs)
     program = program_for(graph, *flags, tuple(map(layout_of, whole)))
-    return program.forward(whole)
+    found: list[Array] = program.forward(whole)
+    return found
 
 
 def tracked_outputs(graph: Graph, needs: Sequence[bool]) -> tuple[bool, ...]:
@@ -226,8 +232,11 @@ def _own(results: Sequence[Array], arrays: Sequence[Array]) -> list[Array]:
     taken = set(map(id, arrays))
     found = []
     for result in results:
-        if not isinstance(result, np.ndarray) or result.base is not None or id(result) in taken:
-            result = np.array(result)
+        is_new = isinstance(result, DeviceArray) or (
+            isinstance(result, np.ndarray) and result.base is None
+        )
+        if not is_new or id(result) in taken:
+            result = owned(result)
         taken.add(id(result))
         found.append(result)
     return found

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.errors import ArgumentError, GradError, ShapeError
+from tracegrad.errors import ArgumentError, DeviceError, GradError, ShapeError, TraceError
 from tracegrad.ir import types
 from tracegrad.ir.op import OPS, Array
 from tracegrad.ir.types import BY_NUMPY, DType
+from tracegrad.runtime.cuda.arrays import DeviceArray
+from tracegrad.tracer import device as devices
 from tracegrad.tracer.device import Device, available
 from tracegrad.tracer.dispatch import apply
 from tracegrad.tracer.location import locate
@@ -87,6 +89,15 @@ def numpy(self: Tensor, *, force: bool = False) -> Array:
             )
         )
     _demand(self, "array", self._array)
+    if isinstance(self._array, DeviceArray):
+        if force:
+            return self._array.host()
+        raise locate(
+            DeviceError(
+                "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the "
+                "tensor to host memory first."
+            )
+        )
     return self._array.view()
 
 
@@ -140,7 +151,7 @@ def to(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     changes.
     """
     dtype: DType | None = kwargs.pop("dtype", None)
-    available(kwargs.pop("device", None))
+    where = kwargs.pop("device", None)
     copy = kwargs.pop("copy", False)
     kwargs.pop("non_blocking", None)
     if kwargs:
@@ -150,11 +161,14 @@ def to(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             dtype = argument
         elif isinstance(argument, Tensor):
             dtype = argument.dtype
+            where = argument.device
         elif isinstance(argument, (str, Device)):
-            available(argument)
+            where = argument
         elif not isinstance(argument, bool):
             raise locate(ArgumentError(f"to() takes no {type(argument).__name__}"))
     made = self if dtype is None else cast(self, dtype)
+    if where is not None:
+        made = transferred(made, available(where))
     return clone(made) if copy and made is self else made
 
 
@@ -181,15 +195,30 @@ def type_(self: Tensor, dtype: DType | None = None) -> Any:
     return f"tracegrad.{_NAMES[self.dtype]}" if dtype is None else cast(self, dtype)
 
 
+def transferred(tensor: Tensor, target: Device) -> Tensor:
+    """A tensor on a device, itself if it is there; differentiable."""
+    source = tensor.device
+    if source is target:
+        return tensor
+    if state.recorder is not None:
+        raise locate(
+            TraceError(
+                f"a compiled function computes on one device, and this moves a tensor from "
+                f"{source} to {target}: move tensors before the call"
+            )
+        )
+    return apply(OPS["transfer"], [tensor], {"source": str(source), "target": str(target)})
+
+
 def cpu(self: Tensor) -> Tensor:
     """This tensor on the CPU."""
-    return self
+    return transferred(self, devices.cpu)
 
 
-def cuda(self: Tensor, device: Any = None) -> Tensor:
+def cuda(self: Tensor, device: Any = None, non_blocking: bool = False) -> Tensor:
     """This tensor on a GPU; DeviceError without one."""
-    available("cuda")
-    return self
+    spec = "cuda" if device is None else f"cuda:{device}" if isinstance(device, int) else device
+    return transferred(self, available(spec))
 
 
 def clone(self: Tensor) -> Tensor:
@@ -204,7 +233,7 @@ def contiguous(self: Tensor) -> Tensor:
     made = clone(self)
     # A copy keeps the order of the axes in memory. Nobody has seen it yet, so its memory may be
     # replaced.
-    made._array = np.ascontiguousarray(made._array)
+    made._array = devices.contiguous(made._array)
     return made
 
 
@@ -309,5 +338,6 @@ def size(self: Tensor, dim: int | None = None) -> Any:
 
 
 def get_device(self: Tensor) -> int:
-    """-1: on the CPU."""
-    return -1
+    """The number of the GPU; -1 on the CPU."""
+    index = self.device.index
+    return -1 if index is None else index

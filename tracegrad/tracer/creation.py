@@ -12,7 +12,7 @@ from tracegrad.errors import ArgumentError, DtypeError, ShapeError
 from tracegrad.ir import types
 from tracegrad.ir.op import Array
 from tracegrad.ir.types import BY_NUMPY, DType
-from tracegrad.tracer.device import Device, available
+from tracegrad.tracer.device import Device, available, moved
 from tracegrad.tracer.dispatch import apply
 from tracegrad.tracer.location import located
 from tracegrad.tracer.promotion import cast, get_default_dtype, is_number
@@ -24,8 +24,7 @@ DeviceSpec = str | Device | None
 
 def _finish(array: Array, device: DeviceSpec, requires_grad: bool) -> Tensor:
     """The new leaf on `array`, which it owns."""
-    available(device)
-    made = wrap(array)
+    made = wrap(array if device is None else moved(array, available(device)))
     if requires_grad:
         made.requires_grad_()
     if state.recorder is not None:
@@ -152,11 +151,12 @@ def _copied(data: Any, dtype: DType | None, device: DeviceSpec, requires_grad: b
 @located
 def as_tensor(data: Any, dtype: DType | None = None, device: DeviceSpec = None) -> Tensor:
     """`data` as a tensor, sharing memory where it is an array or a tensor already."""
-    available(device)
     if isinstance(data, Tensor):
-        return data if dtype is None else cast(data, dtype)
+        made = data if dtype is None else cast(data, dtype)
+        return made if device is None else made.to(device)
     if isinstance(data, np.ndarray) and (dtype is None or data.dtype == dtype.numpy):
-        return from_numpy(data)
+        made = from_numpy(data)
+        return made if device is None else made.to(device)
     return _copied(data, dtype, device, False)
 
 
@@ -254,7 +254,7 @@ def _like(
     make: Any, other: Tensor, dtype: DType | None, device: DeviceSpec, requires_grad: bool
 ) -> Tensor:
     array = make(other._array.shape, _numpy_dtype(dtype, other.dtype))
-    return _finish(array, device, requires_grad)
+    return _finish(array, other.device if device is None else device, requires_grad)
 
 
 def zeros_like(

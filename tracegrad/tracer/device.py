@@ -1,11 +1,18 @@
-"""Devices by PyTorch's names. Only the CPU is there today."""
+"""Devices by PyTorch's names: where a tensor's memory is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from tracegrad.errors import DeviceError
+from tracegrad.runtime.cuda import availability
+from tracegrad.runtime.cuda.arrays import DeviceArray
 from tracegrad.tracer.location import locate
+
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,7 @@ class Device:
 
 
 cpu = Device("cpu")
+cuda = Device("cuda", 0)
 
 
 def device(spec: str | Device, index: int | None = None) -> Device:
@@ -42,13 +50,53 @@ def device(spec: str | Device, index: int | None = None) -> Device:
 
 
 def available(spec: str | Device | None) -> Device:
-    """The device to put a tensor on; DeviceError if this installation has none of that kind."""
+    """The device to put a tensor on, with its number; DeviceError if it is not there, which says
+    what is missing.
+    """
     found = cpu if spec is None else device(spec)
-    if found.type != "cpu":
-        raise locate(
-            DeviceError(
-                f"device {str(found)!r} is not available: this version runs tensors on the CPU "
-                "only, and CUDA will need an NVIDIA GPU and the extra tracegrad[cuda]"
-            )
-        )
-    return cpu
+    if found.type == "cpu":
+        return cpu
+    problem = availability.problem()
+    if problem is None and found.index not in (None, 0):
+        problem = f"there is no device number {found.index}: tensors live on the first GPU"
+    if problem is not None:
+        raise locate(DeviceError(f"device {str(found)!r} is not available: {problem}"))
+    return cuda
+
+
+def device_of(array: Array) -> Device:
+    """Where the memory of an array is."""
+    return cuda if type(array) is DeviceArray else cpu
+
+
+def moved(array: Array, target: Device) -> Array:
+    """An array's elements in the memory of a device: a copy, unless they are there."""
+    if device_of(array) is target:
+        return array
+    if isinstance(array, DeviceArray):
+        return array.host()
+    # Here and not above: it imports CUDA.
+    from tracegrad.runtime.cuda.operations import to_device
+
+    availability.used = True
+    return to_device(array)
+
+
+def transfer(array: Array, source: str, target: str) -> Array:
+    """The evaluation of the op of that name."""
+    return moved(array, available(target))
+
+
+def beside(array: Array, like: Array) -> Array:
+    """An array of the host where another array is."""
+    return moved(array, device_of(like))
+
+
+def owned(value: Any) -> Array:
+    """A copy of an array or a number, where it is."""
+    return value.copy() if isinstance(value, np.ndarray) else np.array(value)
+
+
+def contiguous(array: Array) -> Array:
+    """An array in row-major memory: itself if it is so already."""
+    return array if array.flags.c_contiguous else array.copy()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from tracegrad.errors import TracegradError
+from tracegrad.errors import DeviceError, TracegradError
 from tracegrad.ir.graph import Graph, Literal, Node
 from tracegrad.ir.op import CONSTANT, Array, Op, _NonDifferentiable
 from tracegrad.ir.types import TensorType
+from tracegrad.runtime.cuda import availability
+from tracegrad.runtime.cuda.arrays import DeviceArray
+from tracegrad.tracer.device import cuda, moved, transfer
 from tracegrad.tracer.location import locate, user_place
 from tracegrad.tracer.pullback import Pullback, X, Y, of_call
 from tracegrad.tracer.state import Recorder, state
@@ -31,8 +34,10 @@ class Call:
     __slots__ = (
         "differentiable",
         "dtype",
+        "evaluate",
         "grad_name",
         "is_view",
+        "kind",
         "may_mask",
         "pullbacks",
         "type",
@@ -51,6 +56,7 @@ class Call:
             type = op.infer(*self.types, **params)
         self.type = type
         self.dtype = type.dtype.numpy
+        self.evaluate, self.kind = _evaluation(op, inputs)
         self.is_view = op.name in VIEWS
         self.grad_name = op.grad_name
         self.differentiable = type.dtype.is_floating_point and not isinstance(
@@ -60,6 +66,34 @@ class Call:
         # on.
         self.may_mask = op.family == "elementwise"
         self.pullbacks: dict[Any, Pullback] = {}
+
+
+def _evaluation(op: Op, inputs: Sequence[Tensor]) -> tuple[Callable[..., Any], type[Array]]:
+    """What computes an op on inputs that are where these are, and the class of its result."""
+    if op.name == "transfer":
+        return transfer, np.ndarray
+    if not any(isinstance(x._array, DeviceArray) for x in inputs):
+        return op.evaluate, np.ndarray
+    from tracegrad.runtime.cuda.operations import evaluate
+
+    return lambda *arrays, **params: evaluate(op, arrays, params), DeviceArray
+
+
+def _together(op: Op, inputs: Sequence[Tensor], arrays: list[Array]) -> list[Array]:
+    """The arrays on one device. Numbers of the host go with those of any; so do constants."""
+    if DeviceArray not in map(type, arrays):
+        return arrays
+    found = []
+    for x, array in zip(inputs, arrays, strict=True):
+        if type(array) is not DeviceArray and array.ndim:
+            if not x._constant:
+                raise DeviceError(
+                    f"{op.name}: expected all tensors to be on the same device, but found cpu and "
+                    "cuda:0; move one with .to()"
+                )
+            array = moved(array, cuda)
+        found.append(array)
+    return found
 
 
 _calls: dict[Any, Call] = {}
@@ -99,15 +133,18 @@ def apply(
     for array in arrays:
         key.append(array.dtype)
         key.append(array.shape)
-    frozen = tuple(key)
     try:
+        if availability.used and op.name != "transfer":
+            arrays = _together(op, inputs, arrays)
+            key.extend(map(type, arrays))
+        frozen = tuple(key)
         call = _calls.get(frozen) or _call(frozen, op, inputs, params, known)
-        result = state.quietly(op.evaluate, *arrays, **params)
+        result = state.quietly(call.evaluate, *arrays, **params)
     except TracegradError as error:
         locate(error)
         raise
-    if type(result) is not np.ndarray or result.dtype is not call.dtype:
-        result = np.asarray(result, call.dtype)
+    if type(result) is not call.kind or result.dtype is not call.dtype:
+        result = np.asanyarray(result, call.dtype)
     output: Tensor = _new(Tensor)
     output._base = output._alias = output._grad_fn = None
     output._requires_grad = False
@@ -123,6 +160,8 @@ def apply(
             result = _own(result, arrays)
         output._storage = Storage()
     output._array = result
+    if availability.used and all(x._constant for x in inputs):
+        output._constant = True
     if state.recorder is not None:
         state.recorder.record(op, inputs, params, output, call.type)
     elif state.weak_numbers:
@@ -232,6 +271,7 @@ def constant(value: Any, dtype: np.dtype[Any] | None = None) -> Tensor:
     # A number out of range of its dtype wraps around, as in PyTorch.
     array = np.array(value) if dtype is None else np.array(value).astype(dtype)
     tensor = wrap(array)
+    tensor._constant = True
     if array.ndim == 0:
         tensor._literal = array.item()
     if state.recorder is not None:

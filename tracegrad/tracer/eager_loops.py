@@ -12,6 +12,7 @@ from tracegrad.runtime.random import default_generator
 from tracegrad.tracer.carries import LoopCall, Tree, common_dtypes, settled, tree_of
 from tracegrad.tracer.conversion import to_bool, to_int
 from tracegrad.tracer.creation import as_tensor
+from tracegrad.tracer.device import beside
 from tracegrad.tracer.dispatch import apply, constant
 from tracegrad.tracer.functions import FUNCTIONS
 from tracegrad.tracer.state import state
@@ -85,7 +86,7 @@ def _once(call: LoopCall, carry: Tree, position: int, like: Tree | None) -> tupl
 def _slice(x: Tensor, position: int) -> Tensor:
     """One slice of an operand, with memory of its own."""
     if not x._array.shape[0]:
-        return as_tensor(np.zeros(x._array.shape[1:], x._array.dtype))
+        return as_tensor(beside(np.zeros(x._array.shape[1:], x._array.dtype), x._array))
     return apply(OPS["gather"], [x, constant(np.int64(position))])
 
 
@@ -116,4 +117,6 @@ def _tried(call: LoopCall) -> tuple[Tree, Any]:
 
 
 def _no_rows(leaves: Sequence[Tensor]) -> list[Tensor]:
-    return [as_tensor(np.zeros((0, *x._array.shape), x._array.dtype)) for x in leaves]
+    return [
+        as_tensor(beside(np.zeros((0, *x._array.shape), x._array.dtype), x._array)) for x in leaves
+    ]

@@ -12,6 +12,7 @@ import numpy as np
 
 from tracegrad.errors import GradError
 from tracegrad.ir.op import OPS
+from tracegrad.tracer.device import Device, device_of, moved
 from tracegrad.tracer.dispatch import apply, constant
 from tracegrad.tracer.state import state
 from tracegrad.tracer.tape import AccumulateGrad, Edge, Node, OpNode
@@ -69,7 +70,7 @@ def add(a: Tensor, b: Tensor) -> Tensor:
 def _add(a: Tensor, b: Tensor) -> Tensor:
     if state.recorder is None and not state.grad_enabled:
         # NumPy's sum of 0-d arrays is a scalar, which nobody could write to.
-        return wrap(np.asarray(np.add(a._array, b._array)))
+        return wrap(np.asanyarray(np.add(a._array, b._array)))
     return apply(OPS["add"], [a, b])
 
 
@@ -117,7 +118,8 @@ def run_on_ends(tensor: Tensor, keep: bool) -> bool:
             return False
         if leaf._accumulator is not None and leaf._accumulator() is not None:
             return False
-    found = node.run_alone(tensor._output_nr, _one(tensor._array.dtype, tensor._array.shape))
+    array = tensor._array
+    found = node.run_alone(tensor._output_nr, _one(array.dtype, array.shape, device_of(array)))
     if not keep:
         node.release()
     for leaf, gradient in zip(leaves, found, strict=True):
@@ -135,9 +137,9 @@ def run_on_ends(tensor: Tensor, keep: bool) -> bool:
 
 
 @cache
-def _one(dtype: np.dtype[Any], shape: tuple[int, ...]) -> Tensor:
+def _one(dtype: np.dtype[Any], shape: tuple[int, ...], where: Device) -> Tensor:
     """The cotangent of what is differentiated itself. Nobody sees it."""
-    return wrap(np.ones(shape, dtype))
+    return wrap(moved(np.ones(shape, dtype), where))
 
 
 def _run(

@@ -22,6 +22,7 @@ from tracegrad.ir.op import OPS
 from tracegrad.tracer.bounds import Limits, require
 from tracegrad.tracer.conversion import to_index, to_int
 from tracegrad.tracer.creation import array_of, from_numpy
+from tracegrad.tracer.device import cpu, moved
 from tracegrad.tracer.dispatch import apply, constant
 from tracegrad.tracer.inplace import assign, check_writable, fill_from
 from tracegrad.tracer.location import located, user_place
@@ -275,7 +276,7 @@ def _gather(shape: Shape, arrays: list[tuple[int, Tensor]]) -> Gather:
 def _nonzero(mask: Tensor) -> list[Tensor]:
     """The indices of the true elements, one tensor for each axis of the mask."""
     if state.recorder is None:
-        return [constant(column) for column in np.nonzero(mask._array)]
+        return [constant(column) for column in np.nonzero(moved(mask._array, cpu))]
     axes = tuple(range(mask.ndim))
     total = apply(OPS["sum"], [cast(mask, types.int64)], {"axes": axes, "keepdims": False})
     count = to_int(total)
@@ -286,7 +287,7 @@ def _nonzero(mask: Tensor) -> list[Tensor]:
 
 def _within(index: Tensor, size: int, axis: int) -> Tensor:
     """The index with negative numbers counted from the end; BoundsError out of range."""
-    array = index._array
+    array = moved(index._array, cpu)
     eager = state.recorder is None or index._literal is not None
     if eager and (not array.size or (array.min() >= 0 and array.max() < size)):
         return index

@@ -27,6 +27,7 @@ from tracegrad.runtime.entry import (
 )
 from tracegrad.tracer import promotion
 from tracegrad.tracer.access import Path as AccessPath
+from tracegrad.tracer.device import cpu
 from tracegrad.tracer.guards import Guard, KeysGuard, TensorGuard, TypeGuard
 from tracegrad.tracer.native_results import add_result, wrapper
 from tracegrad.tracer.program import Program
@@ -92,6 +93,8 @@ def entry_for(
     """
     tree = found.tree
     if tree.root is None or found.odd or config.check:
+        return None
+    if tree.device is not cpu:
         return None
     for path in tree.paths.values():
         end = path.end

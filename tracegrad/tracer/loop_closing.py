@@ -10,6 +10,7 @@ import numpy as np
 from tracegrad.ir.ops.control import while_loop
 from tracegrad.tracer.bounds import require_none, watched
 from tracegrad.tracer.control import apply_control, control_graph, results_of
+from tracegrad.tracer.device import owned
 from tracegrad.tracer.dispatch import constant
 from tracegrad.tracer.inputs import storage_of
 from tracegrad.tracer.loop_bodies import Body, assemble
@@ -160,7 +161,7 @@ class ClosingVisit(LoopVisit):
         root = content.memory.root
         assert root is not None
         array = start.checkpoint.arrays.get(carry.memory)
-        init = wrap(np.array(root._array if array is None else array, order="C"))
+        init = wrap(owned(root._array if array is None else array))
         self.recorder.bind(init, content.value)
         if content.requires_grad:
             init._requires_grad = True

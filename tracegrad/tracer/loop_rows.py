@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from tracegrad.ir.graph import Builder, Graph, Node
 from tracegrad.ir.joining import rows_from
 from tracegrad.ir.op import OPS
 from tracegrad.ir.types import TensorType
 from tracegrad.tracer.control import apply_whole
+from tracegrad.tracer.device import owned
 from tracegrad.tracer.inputs import storage_of
 from tracegrad.tracer.loop_state import LAST, State, Way
 from tracegrad.tracer.loop_visits import (
@@ -166,7 +165,7 @@ def source_of(tensor: Tensor) -> Storage:
 def split(growth: Growth, stack: Tensor) -> list[Tensor]:
     """The values that all iterations have appended, each with memory of its own."""
     array = stack._array.reshape((-1, *growth.type.shape))
-    values = [np.array(row) for row in array]
+    values = [owned(row) for row in array]
     rows = apply_whole(_splitting(stack._type, growth.type.shape), [stack], values=values)
     for row in rows:
         row._weak = growth.weak

@@ -7,10 +7,9 @@ from dataclasses import replace
 from types import FrameType
 from typing import Any
 
-import numpy as np
-
 from tracegrad.log import log
 from tracegrad.tracer.checkpoints import Content
+from tracegrad.tracer.device import owned
 from tracegrad.tracer.inputs import storage_of
 from tracegrad.tracer.liveness import analysed
 from tracegrad.tracer.loop_choices import is_list, offer
@@ -198,7 +197,7 @@ class LoopVisit:
 
     def _carry_tensor(self, source: Any) -> tuple[Tensor, Value]:
         tensor = as_tensor(source)
-        fresh = wrap(np.array(tensor._array, order="C"))
+        fresh = wrap(owned(tensor._array))
         value = self.recorder.carry(tensor, fresh, self.rolling.number())
         if tensor.requires_grad:
             fresh._requires_grad = True

@@ -125,7 +125,7 @@ def _methods() -> dict[str, Any]:
         "T": property(movement.reversed_axes),
         "mT": property(movement.matrix_transpose),
         "H": property(movement.matrix_transpose),
-        "is_cuda": property(lambda self: False),
+        "is_cuda": property(lambda self: self.device.type == "cuda"),
         "is_sparse": property(lambda self: False),
         "itemsize": property(lambda self: self._array.itemsize),
         "nbytes": property(lambda self: self._array.nbytes),
@@ -135,10 +135,11 @@ def _methods() -> dict[str, Any]:
 
 
 def _new_tensors() -> dict[str, Any]:
-    """`x.new_zeros(2, 3)`: a new tensor of the dtype of `x`."""
+    """`x.new_zeros(2, 3)`: a new tensor of the dtype of `x`, where `x` is."""
 
     def filled(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def method(self: Tensor, *size: Any, dtype: DType | None = None, **options: Any) -> Tensor:
+            options.setdefault("device", self.device)
             return make(*size, dtype=dtype or self.dtype, **options)
 
         return method

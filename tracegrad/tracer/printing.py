@@ -16,6 +16,7 @@ import numpy as np
 from tracegrad.ir import types
 from tracegrad.ir.op import Array
 from tracegrad.tracer.conversion import item
+from tracegrad.tracer.device import cpu, moved
 from tracegrad.tracer.promotion import get_default_dtype
 from tracegrad.tracer.state import state
 
@@ -160,6 +161,8 @@ def _notes(tensor: Tensor) -> list[str]:
         if tensor.ndim != 1:
             notes.append(f"size={tuple(tensor.shape)}")
         usual = {get_default_dtype()}
+    if tensor.device is not cpu:
+        notes.append(f"device='{tensor.device}'")
     if tensor.dtype not in usual:
         notes.append(f"dtype={tensor.dtype!r}")
     node = tensor.grad_fn
@@ -176,7 +179,7 @@ def _notes(tensor: Tensor) -> list[str]:
 def tensor_repr(self: Tensor) -> str:
     """`tensor([1., 2.], requires_grad=True)`."""
     prefix = "tensor("
-    array = self._array
+    array = moved(self._array, cpu)
     shortened = array.size > options.threshold
     if array.size == 0:
         text = "[]"

@@ -19,6 +19,7 @@ from tracegrad.ir.printer import text
 from tracegrad.ir.recomputation import without_checkpoints
 from tracegrad.ir.structure import structural_key
 from tracegrad.log import dump, log
+from tracegrad.tracer.device import Device, cpu
 from tracegrad.tracer.zeros import without_cotangents
 
 if TYPE_CHECKING:
@@ -40,22 +41,19 @@ class Counters:
 
 counters = Counters()
 
-_executables: OrderedDict[Hashable, Executable] = OrderedDict()
+_executables: OrderedDict[Hashable, Any] = OrderedDict()
 _programs: OrderedDict[Hashable, Program] = OrderedDict()
 
 
-def executable_for(graph: Graph, layouts: tuple[Layout, ...]) -> Executable:
+def executable_for(graph: Graph, layouts: tuple[Layout, ...], device: Device = cpu) -> Any:
     """The machine code of an optimised graph; graphs of equal structure share it."""
-    key = (structural_key(graph), layouts)
+    key = (structural_key(graph), layouts, device)
     with _lock:
         found = _executables.get(key)
         if found is not None:
             _executables.move_to_end(key)
             return found
-        # Here and not above: the compiler is imported when something first compiles.
-        from tracegrad.runtime.executor import compile_graph
-
-        found = compile_graph(graph, layouts)
+        found = compile_on(device, graph, layouts)
         counters.compilations += 1
         counters.seconds += found.compile_seconds
         log("source", lambda: found.source)
@@ -65,6 +63,18 @@ def executable_for(graph: Graph, layouts: tuple[Layout, ...]) -> Executable:
         if len(_executables) > _KEPT:
             _executables.popitem(last=False)
         return found
+
+
+def compile_on(device: Device, graph: Graph, layouts: tuple[Layout, ...]) -> Any:
+    """The compiled form of a graph whose arrays are on a device."""
+    if device is cpu:
+        # Here and not above: the compiler is imported when something first compiles.
+        from tracegrad.runtime.executor import compile_graph
+
+        return compile_graph(graph, layouts)
+    from tracegrad.runtime.cuda.executor import DeviceExecutable
+
+    return DeviceExecutable(graph, layouts)
 
 
 def without_detach(graph: Graph) -> Graph:
@@ -93,8 +103,10 @@ class Program:
         given: tuple[bool, ...],
         layouts: tuple[Layout, ...],
         memory_budget: int | None = None,
+        device: Device = cpu,
     ) -> None:
         self.graph = graph
+        self.device = device
         self.wrt = wrt
         self.given = given
         self.layouts = layouts
@@ -121,7 +133,7 @@ class Program:
             self.forward_graph = eliminate(forward) if simple else optimize(forward)
         else:
             self.forward_graph = optimize(without_checkpoints(without_detach(graph)))
-        self.forward = executable_for(self.forward_graph, layouts)
+        self.forward = executable_for(self.forward_graph, layouts, device)
 
     def backward(self, mask: tuple[bool, ...]) -> Executable:
         """The backward program when cotangents came for the outputs flagged in `mask` only.
@@ -134,7 +146,7 @@ class Program:
             layouts = tuple(
                 self.layouts[x.index] if x.kind == "input" else None for x in self.saved
             ) + (None,) * sum(mask)
-            found = self._backwards[mask] = executable_for(graph, layouts)
+            found = self._backwards[mask] = executable_for(graph, layouts, self.device)
         return found
 
     def masked_backward(self, mask: tuple[bool, ...]) -> Graph:
@@ -157,12 +169,13 @@ def program_for(
     given: tuple[bool, ...],
     layouts: tuple[Layout, ...],
     memory_budget: int | None = None,
+    device: Device = cpu,
 ) -> Program:
     """The program of a segment; segments of equal structure share it.
 
     `memory_budget`: bytes that the gradient of a loop may save, and that of what is no loop.
     """
-    key = (structural_key(graph), wrt, given, layouts, memory_budget)
+    key = (structural_key(graph), wrt, given, layouts, memory_budget, device)
     with _lock:
         found = _programs.get(key)
         if found is None:
@@ -170,7 +183,8 @@ def program_for(
             log("trace", lambda: text(graph))
             if config.dump is not None:
                 dump("trace", graph.name, text(graph, elide=True))
-            found = _programs[key] = Program(graph, wrt, given, layouts, memory_budget)
+            found = Program(graph, wrt, given, layouts, memory_budget, device)
+            _programs[key] = found
             if len(_programs) > _KEPT:
                 _programs.popitem(last=False)
         else:

@@ -14,7 +14,7 @@ from tracegrad.ir.op import OPS
 from tracegrad.ir.types import DType
 from tracegrad.runtime.random import Generator, default_generator
 from tracegrad.tracer.creation import DeviceSpec, shape_from
-from tracegrad.tracer.device import available
+from tracegrad.tracer.device import available, moved
 from tracegrad.tracer.dispatch import apply, constant
 from tracegrad.tracer.inplace import assign
 from tracegrad.tracer.location import located
@@ -29,11 +29,17 @@ def draw(name: str, shape: Shape, dtype: DType, generator: Generator | None = No
     """`uniform`, `normal` or `random_bits` of a shape, from the generator's next counters."""
     seed, offset = (generator or default_generator).advance(math.prod(shape))
     counters = [wrap(np.array(value, np.int64)) for value in (seed, offset)]
+    for counter in counters:
+        # Where the numbers are wanted is where they are.
+        counter._constant = True
     return apply(OPS[name], counters, {"shape": shape, "dtype": dtype})
 
 
 def _finish(value: Tensor, device: DeviceSpec, requires_grad: bool) -> Tensor:
-    available(device)
+    value._constant = False
+    if device is not None:
+        # Not an operation: a compiled function draws the numbers where they are wanted.
+        value._array = moved(value._array, available(device))
     return value.requires_grad_() if requires_grad else value
 
 
@@ -168,19 +174,22 @@ def bernoulli(input: Tensor, *, generator: Generator | None = None) -> Tensor:
 
 
 def rand_like(input: Tensor, *, dtype: DType | None = None, **options: Any) -> Tensor:
-    """`rand` of the shape and dtype of `input`."""
+    """`rand` of the shape and dtype of `input`, where it is."""
+    options.setdefault("device", input.device)
     return rand(input.shape, dtype=dtype or input.dtype, **options)
 
 
 def randn_like(input: Tensor, *, dtype: DType | None = None, **options: Any) -> Tensor:
-    """`randn` of the shape and dtype of `input`."""
+    """`randn` of the shape and dtype of `input`, where it is."""
+    options.setdefault("device", input.device)
     return randn(input.shape, dtype=dtype or input.dtype, **options)
 
 
 def randint_like(
     input: Tensor, low: int, high: int | None = None, *, dtype: DType | None = None, **options: Any
 ) -> Tensor:
-    """`randint` of the shape and dtype of `input`."""
+    """`randint` of the shape and dtype of `input`, where it is."""
+    options.setdefault("device", input.device)
     if high is None:
         low, high = 0, low
     return randint(low, high, input.shape, dtype=dtype or input.dtype, **options)

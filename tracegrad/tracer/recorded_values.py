@@ -10,6 +10,7 @@ from tracegrad.ir.op import CONSTANT, OPS, Op
 from tracegrad.ir.types import TensorType
 from tracegrad.tracer.access import Path
 from tracegrad.tracer.captures import Survey
+from tracegrad.tracer.device import cpu, moved
 from tracegrad.tracer.inputs import Binding, InputTable, Memory, parent_of, storage_of
 from tracegrad.tracer.location import user_location
 from tracegrad.tracer.recording import Ref, Segment, Steps, TraceInput, Value
@@ -81,7 +82,7 @@ class ValueTable(InputTable):
         if found is not None:
             return found
         if tensor._literal is not None:
-            value = self._constant(Literal(tensor._array))
+            value = self._constant(Literal(moved(tensor._array, cpu)))
             self._bind_new(tensor, value)
             return value
         memory = self._memory_of(tensor)

@@ -22,6 +22,7 @@ from tracegrad.tracer.body_paths import way_on
 from tracegrad.tracer.bounds import Limits, Requirement
 from tracegrad.tracer.captures import Survey
 from tracegrad.tracer.conditions import as_truth
+from tracegrad.tracer.device import cpu, moved
 from tracegrad.tracer.dispatch import keep_weak
 from tracegrad.tracer.draws import Draws
 from tracegrad.tracer.guards import Guard as CaptureGuard
@@ -395,7 +396,7 @@ class Recorder(ValueTable):
                 tensor._storage = first._storage
                 tensor._alias = (first, ())
             return
-        self._bind_new(tensor, self._constant(Literal(tensor._array)))
+        self._bind_new(tensor, self._constant(Literal(moved(tensor._array, cpu))))
 
     def registered(self, registration: Registration) -> None:
         """A hook was set, or a gradient is to be retained."""

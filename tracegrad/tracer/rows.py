@@ -31,6 +31,7 @@ from tracegrad.tracer.bounds import Requirement, error_of
 from tracegrad.tracer.captures import Survey
 from tracegrad.tracer.carries import Tree
 from tracegrad.tracer.control import apply_control, apply_whole
+from tracegrad.tracer.device import owned
 from tracegrad.tracer.dispatch import apply, constant
 from tracegrad.tracer.inplace import assign
 from tracegrad.tracer.location import locate
@@ -226,7 +227,7 @@ def _traced(
 def _stand_in(x: Tensor) -> Tensor:
     """One row, with memory of its own, and in the middle of a tape where `x` is."""
     array = x._array
-    tensor = wrap(np.array(array[0]) if len(array) else np.zeros(array.shape[1:], array.dtype))
+    tensor = wrap(owned(array[0]) if len(array) else np.zeros(array.shape[1:], array.dtype))
     if state.grad_enabled and x.requires_grad:
         tensor._grad_fn = BodyInput((), (tensor._type,))
         tensor._requires_grad = True

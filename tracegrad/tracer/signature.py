@@ -10,27 +10,34 @@ from typing import Any
 import numpy as np
 
 from tracegrad.ir.types import BY_NUMPY
+from tracegrad.tracer.device import Device, cpu, device_of
 from tracegrad.tracer.tensor import Tensor
 
 Layout = tuple[int, ...]
 
 
 class TensorKey:
-    """Dtype, shape and strides of arrays. There is one of each, so identity is equality."""
+    """Dtype, shape, strides and device of arrays. There is one of each, so identity is equality."""
 
-    __slots__ = ("dtype", "shape", "strides")
+    __slots__ = ("device", "dtype", "shape", "strides")
 
     def __init__(
-        self, dtype: np.dtype[Any], shape: tuple[int, ...], strides: tuple[int, ...] | None
+        self,
+        dtype: np.dtype[Any],
+        shape: tuple[int, ...],
+        strides: tuple[int, ...] | None,
+        device: Device,
     ) -> None:
         self.dtype = dtype
         self.shape = shape
         self.strides = strides
+        self.device = device
 
     def __repr__(self) -> str:
         name = BY_NUMPY[self.dtype].short if self.dtype in BY_NUMPY else str(self.dtype)
         strides = "" if self.strides is None else f" strides {list(self.strides)}"
-        return f"{name}[{', '.join(map(str, self.shape)) or '()'}]{strides}"
+        where = "" if self.device is cpu else f" on {self.device}"
+        return f"{name}[{', '.join(map(str, self.shape)) or '()'}]{strides}{where}"
 
 
 _keys: dict[Hashable, TensorKey] = {}
@@ -39,9 +46,9 @@ _keys: dict[Hashable, TensorKey] = {}
 def key_of_array(array: np.ndarray[Any, Any]) -> TensorKey:
     """The one `TensorKey` of arrays like this."""
     strides = None if array.flags.c_contiguous else array.strides
-    found = _keys.get((array.dtype, array.shape, strides))
+    key = (array.dtype, array.shape, strides, device_of(array))
+    found = _keys.get(key)
     if found is None:
-        key = (array.dtype, array.shape, strides)
         found = _keys.setdefault(key, TensorKey(*key))
     return found
 

@@ -11,6 +11,7 @@ import numpy as np
 from tracegrad.tracer.access import Path as AccessPath
 from tracegrad.tracer.captures import Survey
 from tracegrad.tracer.code_reading import announce
+from tracegrad.tracer.device import contiguous
 from tracegrad.tracer.guards import Guard, TensorGuard
 from tracegrad.tracer.loop_records import KnownLoops
 from tracegrad.tracer.recorder import Recorder
@@ -242,7 +243,7 @@ def arrays(inputs: Sequence[Any], odd: Sequence[int]) -> list[Any]:
     """What compiled code gets for the inputs of a call; copies of those numbered in `odd`."""
     found = [x._array if isinstance(x, Tensor) else x for x in inputs]
     for i in odd:
-        found[i] = np.ascontiguousarray(found[i])
+        found[i] = contiguous(found[i])
     return found
 
 

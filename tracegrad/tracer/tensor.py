@@ -16,7 +16,7 @@ import numpy as np
 from tracegrad.errors import GradError
 from tracegrad.ir.op import Array, Op
 from tracegrad.ir.types import BY_NUMPY, DType, TensorType
-from tracegrad.tracer.device import Device, cpu
+from tracegrad.tracer.device import Device, device_of
 from tracegrad.tracer.hooks import Hooks, Registration
 from tracegrad.tracer.location import PACKAGE, locate
 from tracegrad.tracer.state import state
@@ -73,6 +73,7 @@ class Tensor:
                     there.
     _view_version   the storage's version when `_grad_fn` of a view was made.
     _literal        the Python number that a constant stands for.
+    _constant       made by a formula and not by the user: it goes to whatever device it is used on.
     _weak           a Python scalar argument of a compiled function: promotes like one.
     _mask           of a cotangent on its way: where it is not zero, see `ir.masking`.
     _fresh          of a cotangent: nothing else holds its memory, so it may become a `.grad`.
@@ -105,6 +106,7 @@ class Tensor:
     _view_version: int = 0
     _grad: Tensor | None = None
     _literal: Any = None
+    _constant: bool = False
     _weak: bool = False
     _trace: Any = None
     _mask: Tensor | None = None
@@ -159,7 +161,7 @@ class Tensor:
 
     @property
     def device(self) -> Device:
-        return cpu
+        return device_of(self._array)
 
     @property
     def requires_grad(self) -> bool:

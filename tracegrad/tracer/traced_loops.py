@@ -14,6 +14,7 @@ from tracegrad.tracer.body_graphs import Body
 from tracegrad.tracer.carries import LoopCall, Tree, returns_carry, settled, tree_of
 from tracegrad.tracer.control import apply_control, apply_with_fault
 from tracegrad.tracer.creation import as_tensor
+from tracegrad.tracer.device import owned
 from tracegrad.tracer.dispatch import constant
 from tracegrad.tracer.state import state
 from tracegrad.tracer.tensor import Tensor
@@ -122,7 +123,7 @@ def _trace(call: LoopCall, carry: Tree) -> tuple[Body, Tree, Tree]:
 def _first(x: Tensor) -> Tensor:
     """An example of a slice."""
     shape = x._array.shape[1:]
-    return as_tensor(np.array(x._array[0]) if len(x._array) else np.zeros(shape, x._array.dtype))
+    return as_tensor(owned(x._array[0]) if len(x._array) else np.zeros(shape, x._array.dtype))
 
 
 def _graph(call: LoopCall, body: Body, carry: Tree) -> Graph:

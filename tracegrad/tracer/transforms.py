@@ -19,6 +19,7 @@ from tracegrad.tracer import promotion
 from tracegrad.tracer.autograd import grad as tape_grad
 from tracegrad.tracer.carries import tree_of
 from tracegrad.tracer.creation import as_tensor, zeros_like
+from tracegrad.tracer.device import beside
 from tracegrad.tracer.dispatch import apply
 from tracegrad.tracer.location import located
 from tracegrad.tracer.rows import over_rows
@@ -326,7 +327,8 @@ def _along_basis(
     along a new first axis.
     """
     size = like._array.size
-    basis = np.eye(size, dtype=like._array.dtype).reshape(size, *like._array.shape)
+    rows = np.eye(size, dtype=like._array.dtype).reshape(size, *like._array.shape)
+    basis = beside(rows, like._array)
     found, batched = over_rows(
         lambda rows: tree_of(list(function(rows))), [as_tensor(basis)], size, "same"
     )

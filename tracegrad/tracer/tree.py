@@ -12,7 +12,9 @@ import numpy as np
 from tracegrad.errors import TraceError
 from tracegrad.ir.graph import Builder, Graph, Node
 from tracegrad.ir.types import TensorType
+from tracegrad.runtime.cuda.arrays import DeviceArray
 from tracegrad.tracer import bounds, outcomes
+from tracegrad.tracer.device import cpu, cuda
 from tracegrad.tracer.program import Program, program_for
 from tracegrad.tracer.recording import Drawn, End, Ref, Result, Segment, Trace, TraceInput
 from tracegrad.tracer.signature import Layout
@@ -235,6 +237,8 @@ class Tree:
             layout_of(item.tensor._array) if item.kind in ("tensor", "array") else None
             for item in self.inputs
         ]
+        on_device = any(isinstance(x.tensor._array, DeviceArray) for x in self.inputs)
+        self.device = cuda if on_device else cpu
         self.positions = [
             item.path.position if item.kind not in ("seed", "offset") else None
             for item in self.inputs
@@ -360,7 +364,9 @@ class Tree:
         )
         wrt = occurrence.wrt if self.differentiable else (False,) * len(layouts)
         given = tuple(occurrence.carries) if self.differentiable else (False,) * len(graph.outputs)
-        program = occurrence.program = program_for(graph, wrt, given, layouts, self.memory_budget)
+        program = occurrence.program = program_for(
+            graph, wrt, given, layouts, self.memory_budget, self.device
+        )
         return program
 
     def whole_graph(self, path: Path, count: int) -> Graph:

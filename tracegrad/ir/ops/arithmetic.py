@@ -187,6 +187,19 @@ def _infer_cast(x: TensorType, *, dtype: DType) -> TensorType:
     return TensorType(dtype, x.shape)
 
 
+# The value in the memory of another device. A graph knows of one only, where it is the same.
+transfer: Op = general(
+    "transfer",
+    family="elementwise",
+    infer=lambda x, source, target: x,
+    evaluate=lambda x, source, target: x,
+    vjp=lambda g, y, x, source, target: transfer(g, source=target, target=source),
+    samples=[Sample(((3, 4),), {"source": "cpu", "target": "cuda:0"})],
+    sample_dtypes=anything,
+    grad_name="ToCopyBackward0",
+    scalar="{x}",
+)
+
 cast: Op = general(
     "cast",
     family="elementwise",

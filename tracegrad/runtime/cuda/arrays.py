@@ -129,7 +129,13 @@ class DeviceArray(np.ndarray[Any, Any]):
             else:
                 np.copyto(target, value.host())
             return None
+        if function in _OF_SHAPE:
+            return function(*[x.plain() if isinstance(x, DeviceArray) else x for x in args])
         raise refused(f"numpy.{function.__name__}")
+
+
+# Functions that look at no element.
+_OF_SHAPE = frozenset({np.shape, np.ndim, np.size, np.shares_memory, np.may_share_memory})
 
 
 def refused(what: str) -> DeviceError:

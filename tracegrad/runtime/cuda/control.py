@@ -163,7 +163,7 @@ class _Loop:
             carry = made[1 : 1 + self._carries]
             at = 1 + self._carries
             for row in rows:
-                machine().write(row[position], made[at])
+                row[position] = made[at]
                 at += 1
             for group, size in zip(pushed, self._saves, strict=True):
                 group.append(made[at : at + size])

@@ -35,10 +35,13 @@ class DeviceExecutable:
     def __init__(self, graph: Graph, layouts: Sequence[Layout] | None = None) -> None:
         self.graph = graph
         self.layouts = tuple(layouts or [None] * len(graph.inputs))
-        # Kernels take numbers of the host by value: those of a call are part of the text.
+        self.compile_seconds = 0.0
+        # Kernels take numbers of the host by value: which of a call's they are is part of the text.
         self._programs: dict[tuple[bool, ...], Any] = {}
 
     def __call__(self, values: Sequence[Any]) -> list[Any]:
+        # Constants of a formula may be of the host.
+        values = [machine().copied(x) if _is_array_of_host(x) else x for x in values]
         found: list[Any] = self.program(values)(values)
         return found
 
@@ -55,6 +58,16 @@ class DeviceExecutable:
                 found = DeviceProgram(self.graph, self.layouts, numbers)
             self._programs[numbers] = found
         return found
+
+    @property
+    def output_count(self) -> int:
+        """How many outputs there are."""
+        return len(self.graph.outputs)
+
+    @property
+    def kernels(self) -> list[Any]:
+        """What `explain` lists; kernels of a device are in `source` alone."""
+        return []
 
     @property
     def source(self) -> str:
@@ -136,6 +149,10 @@ def buffers_of(launch: DeviceLaunch) -> list[Buffer]:
     found = [x for kind, x in launch.words if kind == "buffer"]
     found += [x.buffer for _, x in launch.words if isinstance(x, View)]
     return list(dict.fromkeys(found))
+
+
+def _is_array_of_host(value: Any) -> bool:
+    return type(value) is np.ndarray and value.ndim > 0
 
 
 def layout_of(array: Array) -> Layout:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from tracegrad.ir.graph import Builder
+from tracegrad.codegen.affine import View, squeeze
+from tracegrad.codegen.cuda import DeviceLaunch, emit
+from tracegrad.codegen.lowering import lower
+from tracegrad.codegen.steps import Buffer, Kernel, Root
+from tracegrad.ir.graph import Builder, Graph
 from tracegrad.ir.op import OPS, Op
 from tracegrad.ir.params import frozen_params
-from tracegrad.ir.types import BY_NUMPY, type_of
+from tracegrad.ir.types import BY_NUMPY, TensorType, type_of
 from tracegrad.runtime.cuda.arrays import Array, DeviceArray
 from tracegrad.runtime.cuda.executor import DeviceExecutable, layout_of
 from tracegrad.runtime.cuda.machine import machine
@@ -45,6 +50,17 @@ def evaluate(op: Op, arrays: Sequence[Array], params: Mapping[str, Any]) -> Any:
     return found(arrays)[0]
 
 
+def run_graph(graph: Graph, arrays: Sequence[Any]) -> list[Any]:
+    """A graph, which is kept with what it is compiled to, on arrays as `evaluate` takes them."""
+    layouts = tuple(layout_of(x) for x in arrays)
+    key = (id(graph), layouts)
+    found = _executables.get(key)
+    # The executable keeps the graph, so that its id stays its own.
+    if found is None:
+        found = _executables[key] = DeviceExecutable(graph, layouts)
+    return found(arrays)
+
+
 def copy(array: Array) -> DeviceArray:
     """The elements in memory of their own, C-contiguous."""
     key = ("copy", array.dtype, array.shape, layout_of(array))
@@ -74,7 +90,37 @@ def write(target: DeviceArray, value: Any) -> None:
         value = to_device(np.asarray(value, target.dtype))
     if value.dtype != target.dtype:
         value = cast(value, target.dtype)
-    machine().write(target, np.broadcast_to(value.plain(), target.shape).view(DeviceArray))
+    if np.may_share_memory(value.plain(), target.plain()):
+        value = copy(value)
+    spread = np.broadcast_to(value.plain(), target.shape).view(DeviceArray)
+    kernel, launch = _writer(target.dtype, target.shape, _strides(spread), _strides(target))
+    arrays = {"input": spread, "output": target}
+    arguments = [
+        machine().pointer(arrays[x.kind], target.dtype, 0) if kind == "buffer" else x
+        for kind, x in launch.words
+    ]
+    machine().launch(kernel, launch, arguments)
+
+
+def _strides(array: Array) -> tuple[int, ...]:
+    return tuple(stride // array.itemsize for stride in array.strides)
+
+
+@lru_cache(_KEPT)
+def _writer(
+    dtype: np.dtype[Any], shape: tuple[int, ...], read: tuple[int, ...], written: tuple[int, ...]
+) -> tuple[Any, DeviceLaunch]:
+    """The kernel that copies elements from strides to strides, and its launch."""
+    kind = BY_NUMPY[dtype]
+    with Builder("write") as builder:
+        node = builder.input(TensorType(kind, shape))
+    source, target = (
+        View(Buffer(name, kind, node.type.size), 0, strides, shape)
+        for name, strides in (("input", read), ("output", written))
+    )
+    kernel = Kernel(squeeze(shape), None, [Root(node, node, target, origin=source)])
+    launch = emit(lower(kernel, {node: source}, {}, columns=False), set())
+    return machine().kernel(launch), launch
 
 
 def to_device(array: Any) -> DeviceArray:

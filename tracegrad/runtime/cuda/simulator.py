@@ -6,8 +6,10 @@ It is on where `NUMBA_ENABLE_CUDASIM=1`. A block has few threads: each is a thre
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 import warnings
+import weakref
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -16,6 +18,7 @@ import numpy as np
 from numba import cuda
 
 from tracegrad.codegen.cuda import DeviceLaunch, lanes
+from tracegrad.runtime.cuda.accounting import Accounting
 from tracegrad.runtime.cuda.arrays import DeviceArray
 
 Array = np.ndarray[Any, Any]
@@ -80,25 +83,41 @@ def launch(function: Any, what: DeviceLaunch, arguments: Sequence[Any]) -> None:
 
 # ------------------------------------------------------------------------------------------- memory
 
+memory = Accounting()
+
+
+def empty_cache() -> None:
+    """Nothing is kept that no array holds."""
+
+
+def synchronize() -> None:
+    """Everything has run when it was asked for."""
+
+
+def name() -> str:
+    """What the device is called."""
+    return "CUDA simulator"
+
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
     """An array that is not initialised."""
-    return np.empty(shape, dtype).view(DeviceArray)
+    count = math.prod(shape) * dtype.itemsize
+    block = np.empty(count, np.uint8)
+    memory.take(count)
+    weakref.finalize(block, memory.give_back, count).atexit = False
+    return np.ndarray(shape, dtype, buffer=block).view(DeviceArray)
 
 
 def copied(array: Array) -> DeviceArray:
     """An array of the host on the device."""
-    return np.array(array, order="C").view(DeviceArray)
+    made = empty(array.shape, array.dtype)
+    np.copyto(made.plain(), array)
+    return made
 
 
 def fetched(array: DeviceArray) -> Array:
     """A contiguous array of the device on the host."""
     return array.plain().copy()
-
-
-def write(target: DeviceArray, value: DeviceArray) -> None:
-    """Put elements of the same dtype and shape into memory, which may overlap theirs."""
-    np.copyto(target.plain(), value.plain())
 
 
 def pointer(array: DeviceArray, dtype: np.dtype[Any], shift: int) -> Pointer:
