@@ -6,6 +6,7 @@
 #   make bench            compare speed with PyTorch and JAX (installs both)
 #   make bench-loops      compare the speed of loops with JAX and Numba written by hand
 #   make bench-scaling    time against size, with a plot
+#   make gpu              tests and times on an NVIDIA GPU, with the packages that PYTHON has
 #   make lint             ruff, then types
 #   make types            mypy alone
 #   make format           let ruff rewrite the layout
@@ -25,7 +26,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PI
 
 # Installs share one environment, so two must never run at once under `make -j`.
 .NOTPARALLEL:
-.PHONY: help demo test test-reference bench bench-loops bench-scaling lint types format clean
+.PHONY: help demo test test-reference bench bench-loops bench-scaling gpu lint types format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -61,6 +62,10 @@ bench-loops: $(VENV)/.stamp-bench
 
 bench-scaling: $(VENV)/.stamp-bench
 	$(BIN)/python -m benchmarks.scaling $(BENCH_FLAGS)
+
+# No environment of its own: the packages of a machine with a GPU fit its driver.
+gpu:
+	$(PYTHON) -m benchmarks.gpu
 
 lint: $(VENV)/.stamp-lint
 	$(BIN)/ruff check .

@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # outlives the run on purpose: compiled kernels found on disk make the next run much shorter.
 os.environ.setdefault("TRACEGRAD_CACHE_DIR", str(ROOT / ".cache" / "tracegrad"))
 # CUDA kernels run under the simulator of numba-cuda, which reads this when it is imported.
-os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
+if not os.environ.get("TRACEGRAD_TEST_GPU"):
+    os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
 
 # The same examples on every run and no time limit for one: a compilation may be within it.
 settings.register_profile(

@@ -38,11 +38,8 @@ def test_values(name: str) -> None:
         (output,) = graph.outputs
         for arrays in arrangements(call):
             wanted = evaluate(call.op, arrays, call.params, output.dtype)
-            before = [array.copy() for array in arrays]
             (found,) = run(graph, arrays)
             assert_close(found, wanted, tolerance_of(graph), str(call))
-            for array, copy in zip(arrays, before, strict=True):
-                np.testing.assert_array_equal(array, copy, err_msg=f"{call} changed its input")
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,8 @@ from tests.test_programs import call, leaves, rebuilt, tensors_of
 from tracegrad.runtime.cuda import availability
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def t(values: Any, **options: Any) -> tg.Tensor:
@@ -295,3 +300,10 @@ def test_the_names_of_pytorch() -> None:
     assert tg.cuda.current_device() == 0
     assert isinstance(tg.cuda.get_device_name(), str)
     tg.cuda.synchronize()
+
+
+def test_the_command_for_a_gpu_runs() -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu", "--small"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| linear regression, 32 rows |") >= 1
