@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ from tests.test_programs import call, leaves, rebuilt, tensors_of
 from tracegrad.runtime.cuda import availability
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
+
+from tracegrad.runtime.cuda import simulator
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -245,6 +248,51 @@ def test_a_training_loop_retraces_nothing() -> None:
         values.append(value.item())
     assert values == sorted(values, reverse=True)
     assert loss.statistics.traces == 1
+
+
+def test_a_steady_call_waits_for_nothing(monkeypatch: Any) -> None:
+    random = np.random.default_rng(0)
+    w, x, y = (t(random.normal(size=shape)) for shape in ((3, 2), (6, 3), (6, 2)))
+    step = tg.compile(tg.value_and_grad(lambda w, x, y: ((tg.tanh(x @ w) - y) ** 2).mean()))
+    value, _ = step(w, x, y)
+    counts = {"fetched": 0, "copied": 0, "launch": 0}
+
+    def counting(name: str) -> Callable[..., Any]:
+        kept = getattr(simulator, name)
+
+        def counted(*args: Any) -> Any:
+            counts[name] += 1
+            return kept(*args)
+
+        return counted
+
+    for name in counts:
+        monkeypatch.setattr(simulator, name, counting(name))
+    launches = []
+    for _ in range(4):
+        counts["launch"] = 0
+        again, _ = step(w, x, y)
+        launches.append(counts["launch"])
+    # Nothing comes to the host and nothing goes there, and each call runs the same few kernels.
+    assert (counts["fetched"], counts["copied"]) == (0, 0)
+    assert len(set(launches)) == 1
+    assert launches[0] <= 4
+    assert again.item() == value.item()
+    assert counts["fetched"] == 2
+
+
+def test_a_read_by_the_host_is_the_end() -> None:
+    """So that the other tests here would see one."""
+    program = (
+        "import tracegrad as tg\n"
+        "x = tg.tensor([1.0, 2.0], device='cuda')\n"
+        "print(x.tolist(), flush=True)\n"
+        "x._array.plain()[0] + 1\n"
+        "print('read')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.split() == ["[1.0,", "2.0]"]
+    assert done.returncode == -signal.SIGSEGV
 
 
 def test_a_compiled_function_stays_where_it_is() -> None:

@@ -17,6 +17,18 @@ from tracegrad.errors import DeviceError
 Array = np.ndarray[Any, Any]
 
 
+class Block:
+    """Memory at an address, which NumPy takes for an array of bytes; it lives as long as views."""
+
+    def __init__(self, address: int, size: int) -> None:
+        self.__array_interface__ = {
+            "data": (address, False),
+            "shape": (size,),
+            "typestr": "|u1",
+            "version": 3,
+        }
+
+
 class DeviceArray(np.ndarray[Any, Any]):
     """An array in the memory of a device."""
 

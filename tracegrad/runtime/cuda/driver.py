@@ -24,7 +24,7 @@ from tracegrad.codegen.cuda import DeviceLaunch, lanes
 from tracegrad.errors import DeviceError, OutOfMemoryError
 from tracegrad.runtime import object_files
 from tracegrad.runtime.cuda.accounting import Accounting
-from tracegrad.runtime.cuda.arrays import DeviceArray
+from tracegrad.runtime.cuda.arrays import Block, DeviceArray
 from tracegrad.runtime.kernels import vocabulary
 from tracegrad.runtime.object_files import ObjectCode
 
@@ -182,25 +182,13 @@ def launch(function: Any, what: DeviceLaunch, arguments: Sequence[Any]) -> None:
 # ------------------------------------------------------------------------------------------- memory
 
 
-class _Block:
-    """Memory of the device, which NumPy takes for an array of bytes that it has."""
-
-    def __init__(self, address: int, size: int) -> None:
-        self.__array_interface__ = {
-            "data": (address, False),
-            "shape": (size,),
-            "typestr": "|u1",
-            "version": 3,
-        }
-
-
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
     """An array that is not initialised. OutOfMemoryError where there is not so much memory."""
     count = math.prod(shape) * dtype.itemsize
     # Arrays without elements have an address too.
     size = max(count, 1)
     address = _allocate(size)
-    block = _Block(address, size)
+    block = Block(address, size)
     memory.take(count)
     weakref.finalize(block, _free, address, count).atexit = False
     return np.ndarray(shape, dtype, buffer=np.asarray(block)).view(DeviceArray)

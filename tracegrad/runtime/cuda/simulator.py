@@ -19,12 +19,15 @@ from numba import cuda
 
 from tracegrad.codegen.cuda import DeviceLaunch, lanes
 from tracegrad.runtime.cuda.accounting import Accounting
-from tracegrad.runtime.cuda.arrays import DeviceArray
+from tracegrad.runtime.cuda.arrays import Block, DeviceArray
+from tracegrad.runtime.cuda.guarded import Region
 
 Array = np.ndarray[Any, Any]
 
 _cuda: Any = cuda
 
+# How much memory the device has. Pages that nobody touches cost nothing.
+_BYTES = 1 << 30
 # Threads of a block, and blocks of a grid.
 _BLOCK = 8
 _GRID = 3
@@ -76,7 +79,8 @@ def launch(function: Any, what: DeviceLaunch, arguments: Sequence[Any]) -> None:
         with warnings.catch_warnings():
             # Numbers overflow as they do on a device.
             warnings.simplefilter("ignore", RuntimeWarning)
-            function[(1 if what.serial else blocks, 1), threads](*arguments)
+            with _region.open():
+                function[(1 if what.serial else blocks, 1), threads](*arguments)
     finally:
         sys.setswitchinterval(before)
 
@@ -84,6 +88,7 @@ def launch(function: Any, what: DeviceLaunch, arguments: Sequence[Any]) -> None:
 # ------------------------------------------------------------------------------------------- memory
 
 memory = Accounting()
+_region = Region(_BYTES)
 
 
 def empty_cache() -> None:
@@ -102,22 +107,30 @@ def name() -> str:
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
     """An array that is not initialised."""
     count = math.prod(shape) * dtype.itemsize
-    block = np.empty(count, np.uint8)
+    address = _region.allocate(count)
+    block = Block(address, count)
     memory.take(count)
-    weakref.finalize(block, memory.give_back, count).atexit = False
-    return np.ndarray(shape, dtype, buffer=block).view(DeviceArray)
+    weakref.finalize(block, _free, address, count).atexit = False
+    return np.ndarray(shape, dtype, buffer=np.asarray(block)).view(DeviceArray)
+
+
+def _free(address: int, count: int) -> None:
+    memory.give_back(count)
+    _region.free(address, count)
 
 
 def copied(array: Array) -> DeviceArray:
     """An array of the host on the device."""
     made = empty(array.shape, array.dtype)
-    np.copyto(made.plain(), array)
+    with _region.open():
+        np.copyto(made.plain(), array)
     return made
 
 
 def fetched(array: DeviceArray) -> Array:
     """A contiguous array of the device on the host."""
-    return array.plain().copy()
+    with _region.open():
+        return array.plain().copy()
 
 
 def pointer(array: DeviceArray, dtype: np.dtype[Any], shift: int) -> Pointer:
