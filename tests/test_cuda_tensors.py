@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import signal
 import subprocess
 import sys
@@ -73,6 +75,23 @@ def test_the_same_random_numbers_on_all_devices() -> None:
     there = tg.randn(4, device="cuda")
     assert there.is_cuda
     assert there.tolist() == here.tolist()
+
+
+def test_copies_stay_where_they_are() -> None:
+    x = t([1.0, 2.0], requires_grad=True)
+    for made in (tg.tensor(x.detach()), copy.deepcopy(x), pickle.loads(pickle.dumps(x)), x.clone()):
+        assert made.is_cuda
+        assert made.tolist() == [1.0, 2.0]
+    assert tg.tensor([x[0].detach(), 3.0]).tolist() == [1.0, 3.0]
+
+
+def test_a_description_of_what_runs() -> None:
+    x = t([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    f = tg.compile(lambda v: (tg.tanh(v) ** 2).sum())
+    f(x).backward()
+    assert "on cuda:0" in f.explain()
+    assert "on cuda:0" in f.explain(x)
+    assert "cuda.grid" in f.source() or "cuda.threadIdx" in f.source()
 
 
 def test_views_share_memory() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from tracegrad.ir.op import OPS
 from tracegrad.tracer.conversion import clone
+from tracegrad.tracer.device import cpu, moved
 from tracegrad.tracer.dispatch import apply
 from tracegrad.tracer.functions import FUNCTIONS
 from tracegrad.tracer.indexing import accumulate_item, get_item, set_item
@@ -162,7 +163,7 @@ def _is_known(indices: list[Tensor]) -> bool:
 
 def _are_different(flat: list[Tensor]) -> bool:
     """Whether no element is named twice."""
-    columns = np.stack([i._array for i in flat])
+    columns = np.stack([moved(i._array, cpu) for i in flat])
     return np.unique(columns, axis=1).shape == columns.shape
 
 

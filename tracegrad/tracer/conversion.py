@@ -257,9 +257,10 @@ def deepcopy(self: Tensor, memo: dict[int, Any]) -> Tensor:
     return made
 
 
-def rebuild(values: Array, requires_grad: bool) -> Tensor:
-    """A leaf from a pickle."""
-    made = wrap(values.astype(BY_NUMPY[values.dtype].numpy, copy=False))
+def rebuild(values: Array, requires_grad: bool, device: str = "cpu") -> Tensor:
+    """A leaf from a pickle, where it was."""
+    array = values.astype(BY_NUMPY[values.dtype].numpy, copy=False)
+    made = wrap(devices.moved(array, available(device)))
     made._requires_grad = requires_grad
     return made
 
@@ -270,7 +271,8 @@ def reduce(self: Tensor) -> Any:
         raise locate(
             GradError("only tensors that are graph leaves can be pickled; detach() this one before")
         )
-    return rebuild, (self._array, self._requires_grad)
+    values = devices.moved(self._array, devices.cpu)
+    return rebuild, (values, self._requires_grad, str(self.device))
 
 
 def iterate(self: Tensor) -> Any:

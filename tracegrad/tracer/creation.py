@@ -12,7 +12,7 @@ from tracegrad.errors import ArgumentError, DtypeError, ShapeError
 from tracegrad.ir import types
 from tracegrad.ir.op import Array
 from tracegrad.ir.types import BY_NUMPY, DType
-from tracegrad.tracer.device import Device, available, moved
+from tracegrad.tracer.device import Device, available, cpu, moved
 from tracegrad.tracer.dispatch import apply
 from tracegrad.tracer.location import located
 from tracegrad.tracer.promotion import cast, get_default_dtype, is_number
@@ -61,7 +61,7 @@ def array_of(data: Any, dtype: DType | None = None) -> Array:
     """
     if isinstance(data, Tensor):
         _demand_array(data)
-        return np.array(data._array, None if dtype is None else dtype.numpy)
+        return np.array(moved(data._array, cpu), None if dtype is None else dtype.numpy)
     if isinstance(data, (np.ndarray, np.generic)):
         return np.array(_known(np.asarray(data)), None if dtype is None else dtype.numpy)
     array = np.array(_plain(data))
@@ -91,7 +91,7 @@ def _plain(data: Any, depth: int = 0) -> Any:
     """
     if isinstance(data, Tensor):
         _demand_array(data)
-        return data._array
+        return moved(data._array, cpu)
     if not isinstance(data, (list, tuple, range)):
         if is_number(data) or isinstance(data, np.ndarray):
             return data
@@ -135,6 +135,8 @@ def tensor(
 
 
 def _copied(data: Any, dtype: DType | None, device: DeviceSpec, requires_grad: bool) -> Tensor:
+    if device is None and isinstance(data, Tensor):
+        device = data.device
     if state.recorder is None or not isinstance(data, (np.ndarray, Tensor)):
         return _finish(array_of(data, dtype), device, requires_grad)
     # Not the values of now, but a copy as an operation of its own: another call may find others.

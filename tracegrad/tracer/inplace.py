@@ -11,6 +11,7 @@ import numpy as np
 from tracegrad.errors import DtypeError, GradError, ShapeError
 from tracegrad.ir.op import OPS
 from tracegrad.ir.types import category
+from tracegrad.tracer.device import beside
 from tracegrad.tracer.dispatch import apply
 from tracegrad.tracer.location import locate, user_place
 from tracegrad.tracer.moving_views import follow
@@ -217,7 +218,7 @@ def resize(tensor: Tensor, shape: tuple[int, ...]) -> None:
                 f"out= has shape {list(tensor._array.shape)}, but the result has {list(shape)}"
             )
         )
-    tensor._array = np.empty(shape, tensor._array.dtype)
+    tensor._array = beside(np.empty(shape, tensor._array.dtype), tensor._array)
     tensor._storage = Storage()
 
 

@@ -69,6 +69,10 @@ class DeviceExecutable:
         """What `explain` lists; kernels of a device are in `source` alone."""
         return []
 
+    def profile(self, values: Sequence[Any]) -> list[float]:
+        """The seconds of each of `kernels`."""
+        return []
+
     @property
     def source(self) -> str:
         """The Numba source of every kernel that has run, in the order in which they run."""
