@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,50 @@ def test_copies_stay_where_they_are() -> None:
         assert made.is_cuda
         assert made.tolist() == [1.0, 2.0]
     assert tg.tensor([x[0].detach(), 3.0]).tolist() == [1.0, 3.0]
+
+
+class Foreign:
+    """An array of another library."""
+
+    def __init__(self, **face: Any) -> None:
+        self.__face = face
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return self.__face
+
+
+def test_memory_is_shared_with_other_libraries() -> None:
+    x = t([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    for view in (x, x.T, x[:, 1:], x[1], x[0, 1], x[:0]):
+        face = view.__cuda_array_interface__
+        foreign = Foreign(**face)
+        shared = tg.as_tensor(foreign)
+        assert shared.is_cuda
+        assert shared.tolist() == view.tolist()
+        assert shared.data_ptr() == view.data_ptr()
+        copied = tg.tensor(foreign)
+        assert copied.tolist() == view.tolist()
+        assert copied.data_ptr() != view.data_ptr() or not view.numel()
+    tg.as_tensor(Foreign(**x.T.__cuda_array_interface__))[0, 1] = 40.0
+    assert x.tolist() == [[1.0, 2.0, 3.0], [40.0, 5.0, 6.0]]
+    assert not hasattr(tg.zeros(1), "__cuda_array_interface__")
+    with pytest.raises(tg.errors.GradError, match="requires grad"):
+        _ = t([1.0], requires_grad=True).__cuda_array_interface__
+    with pytest.raises(tg.errors.DtypeError, match="complex"):
+        tg.as_tensor(Foreign(**{**x.__cuda_array_interface__, "typestr": "<c16"}))
+
+
+def test_the_owner_of_shared_memory_lives_as_long() -> None:
+    x = t([1.0, 2.0])
+    foreign = Foreign(**x.__cuda_array_interface__)
+    alive = weakref.ref(foreign)
+    view = tg.as_tensor(foreign)[1:]
+    del foreign
+    assert alive() is not None
+    assert view.tolist() == [2.0]
+    del view
+    assert alive() is None
 
 
 def test_a_description_of_what_runs() -> None:

@@ -101,6 +101,37 @@ def numpy(self: Tensor, *, force: bool = False) -> Array:
     return self._array.view()
 
 
+def cuda_array_interface(self: Tensor) -> dict[str, Any]:
+    """The memory of a tensor on a GPU, for libraries that take it as it is.
+
+    AttributeError for a tensor of the CPU; GradError for one that requires grad.
+    """
+    array = self._array
+    if not isinstance(array, DeviceArray):
+        raise AttributeError(
+            "Can't get __cuda_array_interface__ on non-CUDA tensor type: move it with .cuda() first"
+        )
+    if self.requires_grad:
+        raise locate(
+            GradError(
+                "Can't get __cuda_array_interface__ on Tensor that requires grad. Use "
+                "tensor.detach() first."
+            )
+        )
+    _demand(self, "array", array)
+    from tracegrad.runtime.cuda.machine import machine
+
+    # Who takes it knows nothing of the stream that it is made on.
+    machine().synchronize()
+    return {
+        "shape": array.shape,
+        "typestr": array.dtype.str,
+        "strides": None if array.flags.c_contiguous else array.strides,
+        "data": (array.__array_interface__["data"][0], not array.flags.writeable),
+        "version": 2,
+    }
+
+
 def array(self: Tensor, dtype: Any = None, copy: bool | None = None) -> Array:
     """NumPy's `np.asarray(t)` and `np.array(t)`."""
     return np.array(numpy(self), dtype, copy=copy)

@@ -12,6 +12,7 @@ from tracegrad.errors import ArgumentError, DtypeError, ShapeError
 from tracegrad.ir import types
 from tracegrad.ir.op import Array
 from tracegrad.ir.types import BY_NUMPY, DType
+from tracegrad.runtime.cuda import availability
 from tracegrad.tracer.device import Device, available, cpu, moved
 from tracegrad.tracer.dispatch import apply
 from tracegrad.tracer.location import located
@@ -131,7 +132,7 @@ def tensor(
     requires_grad: bool = False,
 ) -> Tensor:
     """A new leaf with a copy of `data`: numbers, nested sequences, arrays, tensors."""
-    return _copied(data, dtype, device, requires_grad)
+    return _copied(_adopted(data), dtype, device, requires_grad)
 
 
 def _copied(data: Any, dtype: DType | None, device: DeviceSpec, requires_grad: bool) -> Tensor:
@@ -152,7 +153,10 @@ def _copied(data: Any, dtype: DType | None, device: DeviceSpec, requires_grad: b
 
 @located
 def as_tensor(data: Any, dtype: DType | None = None, device: DeviceSpec = None) -> Tensor:
-    """`data` as a tensor, sharing memory where it is an array or a tensor already."""
+    """`data` as a tensor, sharing memory where it is an array or a tensor already, or an array of
+    another library on a GPU.
+    """
+    data = _adopted(data)
     if isinstance(data, Tensor):
         made = data if dtype is None else cast(data, dtype)
         return made if device is None else made.to(device)
@@ -160,6 +164,20 @@ def as_tensor(data: Any, dtype: DType | None = None, device: DeviceSpec = None) 
         made = from_numpy(data)
         return made if device is None else made.to(device)
     return _copied(data, dtype, device, False)
+
+
+def _adopted(data: Any) -> Any:
+    """An array on a GPU that another library has made, on its memory; anything else as it is."""
+    if isinstance(data, Tensor | np.ndarray | np.generic):
+        return data
+    if not hasattr(type(data), "__cuda_array_interface__"):
+        return data
+    available("cuda")
+    # Here and not above: it imports CUDA.
+    from tracegrad.runtime.cuda.operations import adopted
+
+    availability.used = True
+    return wrap(adopted(data))
 
 
 @located

@@ -127,6 +127,7 @@ def _methods() -> dict[str, Any]:
         "H": property(movement.matrix_transpose),
         "is_cuda": property(lambda self: self.device.type == "cuda"),
         "is_sparse": property(lambda self: False),
+        "__cuda_array_interface__": property(conversion.cuda_array_interface),
         "itemsize": property(lambda self: self._array.itemsize),
         "nbytes": property(lambda self: self._array.nbytes),
         "_version": property(lambda self: self._storage.version),

@@ -18,7 +18,12 @@ Array = np.ndarray[Any, Any]
 
 
 class Block:
-    """Memory at an address, which NumPy takes for an array of bytes; it lives as long as views."""
+    """Memory at an address, which NumPy takes for an array of bytes; it lives as long as views.
+
+    owner   who else has the memory, and shall live as long.
+    """
+
+    owner: Any = None
 
     def __init__(self, address: int, size: int) -> None:
         self.__array_interface__ = {

@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.codegen.affine import View, squeeze
+from tracegrad.codegen.affine import View, row_major, squeeze
 from tracegrad.codegen.cuda import DeviceLaunch, emit
 from tracegrad.codegen.lowering import lower
 from tracegrad.codegen.steps import Buffer, Kernel, Root
+from tracegrad.errors import DtypeError
 from tracegrad.ir.graph import Builder, Graph
 from tracegrad.ir.op import OPS, Op
 from tracegrad.ir.params import frozen_params
 from tracegrad.ir.types import BY_NUMPY, TensorType, type_of
-from tracegrad.runtime.cuda.arrays import Array, DeviceArray
+from tracegrad.runtime.cuda.arrays import Array, Block, DeviceArray
 from tracegrad.runtime.cuda.executor import DeviceExecutable, layout_of
 from tracegrad.runtime.cuda.machine import machine
 
@@ -127,6 +128,30 @@ def to_device(array: Any) -> DeviceArray:
     """A copy of an array of the host in the device's memory, C-contiguous."""
     made: DeviceArray = machine().copied(np.asarray(array, order="C"))
     return made
+
+
+def adopted(owner: Any) -> DeviceArray:
+    """An array on the memory of something that has `__cuda_array_interface__`, which it keeps.
+
+    DtypeError for elements of a type that tracegrad does not know.
+    """
+    face = owner.__cuda_array_interface__
+    dtype = np.dtype(face["typestr"])
+    if dtype not in BY_NUMPY:
+        raise DtypeError(f"a CUDA array has elements of type {dtype}, which no tensor has")
+    shape = tuple(face["shape"])
+    address, read_only = face["data"]
+    strides = face.get("strides") or tuple(x * dtype.itemsize for x in row_major(shape))
+    low = sum(min((n - 1) * step, 0) for n, step in zip(shape, strides, strict=True))
+    high = sum(max((n - 1) * step, 0) for n, step in zip(shape, strides, strict=True))
+    size = 0 if 0 in shape else high + dtype.itemsize - low
+    block = Block((address or 0) + (low if size else 0), size)
+    # NumPy keeps the block, and the block its owner.
+    block.owner = owner
+    memory = np.asarray(block)
+    array = np.ndarray(shape, dtype, memory, -low if size else 0, strides).view(DeviceArray)
+    array.flags.writeable = not read_only
+    return array
 
 
 def to_host(array: DeviceArray) -> Array:
