@@ -74,6 +74,21 @@ def test_another_process_compiles_from_the_back(process):
     assert not compilers._jobs
 
 
+def test_an_answer_that_is_longer_than_a_pipe_holds(process):
+    stores = "".join(f"    store(o, {i}, sin(load(o, {i}) * f32({i}.5)))\n" for i in range(300))
+    long = HEAD + (
+        "def kernel(pointers, table, start, stop):\n    o = output_f32(pointers, 0, 0)\n" + stores
+    )
+    before = kernels.statistics.elsewhere
+    kernels.announce([(long, "kernel", kernels.KERNEL_SIGNATURE)], besides=MUCH)
+    wait_for(lambda: all(job.done.is_set() for job in compilers._jobs.values()))
+    (job,) = compilers._jobs.values()
+    assert job.code is not None
+    assert len(job.code.code) > 1 << 16
+    assert kernels.compile_kernel(long).address
+    assert kernels.statistics.elsewhere == before + 1
+
+
 def test_what_nobody_has_begun_is_compiled_here(process, monkeypatch):
     before = kernels.statistics.elsewhere
     with compilers._changed:

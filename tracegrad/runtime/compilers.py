@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import io
 import os
 import pickle
 import subprocess
@@ -22,6 +23,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tracegrad.config import config
 from tracegrad.errors import CompilationError
@@ -157,13 +159,15 @@ def _start() -> None:
 def _attend(process: subprocess.Popen[bytes]) -> None:
     """Give a process one job after the other, until there have been none for a while."""
     assert process.stdin is not None
-    assert process.stdout is not None
+    pipe: Any = process.stdout
+    # One read of the pipe may bring a part of an answer only.
+    answers = io.BufferedReader(pipe)
     while (job := _next(process)) is not None:
         try:
             message = pickle.dumps((job.name, job.source, job.entry, job.signature))
             while message:
                 message = message[process.stdin.write(message) :]
-            job.code = pickle.load(process.stdout)
+            job.code = pickle.load(answers)
         except (OSError, EOFError, ValueError, pickle.UnpicklingError):
             log("cache", lambda: f"process {process.pid}, which compiled, has ended")
             break
