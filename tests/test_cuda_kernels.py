@@ -12,8 +12,14 @@ import numpy as np
 import pytest
 
 from tests.device_check import run_on_device as run
-from tests.test_ops import BY_OP, DIFFERENTIABLE, SAMPLES, arrangements, assert_close, tolerance_of
-from tracegrad.ir.differentiate import gradient_graph
+from tests.test_ops import (
+    BY_OP,
+    DIFFERENTIABLE,
+    arrangements,
+    assert_close,
+    gradient_cases,
+    tolerance_of,
+)
 from tracegrad.ir.graph import Builder, Graph, Node
 from tracegrad.ir.interpret import interpret
 from tracegrad.ir.op import OPS, evaluate
@@ -43,19 +49,9 @@ def test_values(name: str) -> None:
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
 def test_gradients(name: str) -> None:
-    random = np.random.default_rng(3)
-    for call in BY_OP[name][:SAMPLES]:
-        graph = call.graph()
-        (output,) = graph.outputs
-        wrt = [x.dtype.is_floating_point for x in graph.inputs]
-        if not output.dtype.is_floating_point or not any(wrt):
-            continue
-        gradient = optimize(gradient_graph(graph, wrt, [True]))
-        arrays = [*call.arrays, np.asarray(random.normal(size=output.shape), output.dtype.numpy)]
-        with np.errstate(all="ignore"):
-            wanted = interpret(gradient, arrays)
-        for mine, reference in zip(run(gradient, arrays), wanted, strict=True):
-            assert_close(mine, reference, 4 * tolerance_of(graph), str(call))
+    for call, gradient, arrays, wanted, tolerance in gradient_cases(name):
+        for mine, reference in zip(run(optimize(gradient), arrays), wanted, strict=True):
+            assert_close(mine, reference, tolerance, str(call))
 
 
 # ----------------------------------------------------------- longer than what a block takes at once

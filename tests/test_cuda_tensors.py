@@ -18,7 +18,7 @@ import pytest
 import tracegrad as tg
 from tests import body_programs, control_programs
 from tests.programs import PROGRAMS
-from tests.test_programs import call, leaves, rebuilt, tensors_of
+from tests.test_programs import call, leaves, rebuilt
 from tracegrad.runtime.cuda import availability
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
@@ -210,37 +210,12 @@ def on_device(value: Any) -> Any:
     return rebuilt(value, on_device)
 
 
-def loss_of(result: Any) -> Any:
-    total: Any = 0.0
-    for i, x in enumerate(leaves(result)):
-        if x.dtype.is_floating_point:
-            weights = np.cos(np.arange(x.numel()) + i).reshape(tuple(x.shape))
-            total = total + (x.double() * tg.tensor(weights).to(x.device)).sum().cpu()
-    return total
-
-
-def run(
-    function: Callable[..., Any], arguments: Sequence[Any], *, backward: bool
-) -> tuple[Any, list[np.ndarray]]:
-    given = on_device(tensors_of(tuple(arguments)))
-    result = function(*given)
-    loss = loss_of(result)
-    if not backward:
-        return result, []
-    if isinstance(loss, tg.Tensor) and loss.requires_grad:
-        loss.backward()
-    wanted = [x for x in leaves(given) if x.requires_grad]
-    return result, [
-        np.zeros(tuple(x.shape)) if x.grad is None else x.grad.cpu().numpy() for x in wanted
-    ]
-
-
 def check(function: Callable[..., Any], arguments: Sequence[Any], *, backward: bool = True) -> None:
     """The same on the device as on the CPU, eagerly and compiled, at the second call too."""
     wanted, gradients = call(function, arguments, backward=backward)
     compiled = tg.compile(function)
     for way in (function, compiled, compiled):
-        found, mine = run(way, arguments, backward=backward)
+        found, mine = call(way, arguments, backward=backward, place=on_device)
         values = [x.detach().cpu().numpy() for x in leaves(found)]
         expected = [x.detach().numpy() for x in leaves(wanted)]
         assert len(values) == len(expected)
@@ -273,7 +248,7 @@ def check_here(
         return
     for way in (function, tg.compile(function)):
         with pytest.raises(tg.errors.DeviceError, match="all tensors to be on the same device"):
-            run(way, arguments, backward=False)
+            call(way, arguments, backward=False, place=on_device)
 
 
 @pytest.mark.parametrize("item", PROGRAMS, ids=lambda item: item.name)

@@ -8,20 +8,10 @@ import numpy as np
 import pytest
 
 import tracegrad as tg
+from tests.test_compilers import HEAD, source
 from tracegrad.config import config
 from tracegrad.runtime import kernels, object_files
 from tracegrad.runtime.program import Buffer, Program, Step
-
-HEAD = "from tracegrad.codegen.primitives import *\n\n\n"
-
-
-def source(constant):
-    return HEAD + (
-        "def kernel(pointers, table, start, stop):\n"
-        "    o = output_f32(pointers, 0, 0)\n"
-        "    for i in range(start, stop):\n"
-        f"        store(o, i, f32({constant}))\n"
-    )
 
 
 def result(constant):

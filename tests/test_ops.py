@@ -119,8 +119,10 @@ DIFFERENTIABLE = [
 SAMPLES = 3
 
 
-@pytest.mark.parametrize("name", DIFFERENTIABLE)
-def test_compiled_gradients(name: str) -> None:
+def gradient_cases(name: str) -> Iterator[tuple[Call, Graph, list[Array], list[Array], float]]:
+    """Calls of an op with the graph of their gradient, its arguments, the values wanted of it, and
+    how near they must be.
+    """
     rng = np.random.default_rng(3)
     for call in BY_OP[name][:SAMPLES]:
         graph = call.graph()
@@ -133,10 +135,16 @@ def test_compiled_gradients(name: str) -> None:
         arrays = [*call.arrays, cotangent]
         with np.errstate(all="ignore"):
             wanted = interpret(gradient, arrays)
+        # A few operations more than the op itself.
+        yield call, gradient, arrays, wanted, 4 * tolerance_of(graph)
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_compiled_gradients(name: str) -> None:
+    for call, gradient, arrays, wanted, tolerance in gradient_cases(name):
         found = run_compiled(gradient, arrays)
         for mine, reference in zip(found, wanted, strict=True):
-            # A few operations more than the op itself.
-            assert_close(mine, reference, 4 * tolerance_of(graph), str(call))
+            assert_close(mine, reference, tolerance, str(call))
 
 
 def test_every_op_says_what_it_needs() -> None:

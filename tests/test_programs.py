@@ -69,15 +69,21 @@ def loss_of(result: Any) -> Any:
     for i, x in enumerate(leaves(result)):
         if x.dtype.is_floating_point:
             weights = tg.tensor(np.cos(np.arange(x.numel()) + i).reshape(tuple(x.shape)))
-            total = total + (x.double() * weights).sum()
+            total = total + (x.double() * weights.to(x.device)).sum().cpu()
     return total
 
 
 def call(
-    function: Callable[..., Any], arguments: Sequence[Any], *, backward: bool = True
+    function: Callable[..., Any],
+    arguments: Sequence[Any],
+    *,
+    backward: bool = True,
+    place: Callable[[Any], Any] = lambda given: given,
 ) -> tuple[Any, list[np.ndarray]]:
-    """The result, and the gradient of its loss by each floating tensor among the arguments."""
-    given = tensors_of(tuple(arguments))
+    """The result, and the gradient of its loss by each floating tensor among the arguments, which
+    `place` puts on a device.
+    """
+    given = place(tensors_of(tuple(arguments)))
     result = function(*given)
     loss = loss_of(result)
     if not backward:
@@ -85,7 +91,9 @@ def call(
     if isinstance(loss, tg.Tensor) and loss.requires_grad:
         loss.backward()
     wanted = [x for x in leaves(given) if x.requires_grad]
-    return result, [np.zeros(tuple(x.shape)) if x.grad is None else x.grad.numpy() for x in wanted]
+    return result, [
+        np.zeros(tuple(x.shape)) if x.grad is None else x.grad.cpu().numpy() for x in wanted
+    ]
 
 
 def arrays_in(value: Any) -> Iterator[np.ndarray]:

@@ -12,8 +12,7 @@ from tracegrad.errors import GradError
 from tracegrad.ir.differentiate import gradient_graph
 from tracegrad.ir.graph import Graph
 from tracegrad.ir.types import TensorType
-from tracegrad.runtime.cuda.arrays import DeviceArray
-from tracegrad.tracer.device import contiguous, cpu, cuda
+from tracegrad.tracer.device import contiguous, cpu, device_among
 from tracegrad.tracer.dispatch import apply_graph
 from tracegrad.tracer.program import Program, counters, program_for
 from tracegrad.tracer.recording import Ref
@@ -447,9 +446,9 @@ def call_graph(graph: Graph, tensors: Sequence[Tensor]) -> list[Tensor]:
     )
     given = tuple(any(wrt) and y.dtype.is_floating_point for y in graph.outputs)
     layouts = tuple(layout_of(x._array) for x in tensors)
-    on_device = any(isinstance(x._array, DeviceArray) for x in tensors)
-    program = program_for(graph, wrt, given, layouts, None, cuda if on_device else cpu)
-    arrays = program.forward([x._array for x in tensors])
+    values = [x._array for x in tensors]
+    program = program_for(graph, wrt, given, layouts, None, device_among(values))
+    arrays = program.forward(values)
     outputs = [wrap(array) for array in arrays[: len(graph.outputs)]]
     if any(given):
         node = GraphBackward(graph, program, tensors, arrays)

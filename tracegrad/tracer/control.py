@@ -26,9 +26,9 @@ from tracegrad.ir.types import TensorType
 from tracegrad.runtime.cuda import availability
 from tracegrad.runtime.cuda.arrays import DeviceArray
 from tracegrad.tracer.bounds import Requirement, require_none, watched
-from tracegrad.tracer.device import cuda, owned
+from tracegrad.tracer.device import cuda, device_among, owned
 from tracegrad.tracer.location import Place, locate, user_place
-from tracegrad.tracer.program import compile_on, program_for
+from tracegrad.tracer.program import executable_for, program_for
 from tracegrad.tracer.pullback import X
 from tracegrad.tracer.state import state
 from tracegrad.tracer.tape import FREED, OpNode, Saved, edge_of
@@ -196,8 +196,8 @@ def results_of(graph: Graph, arrays: Sequence[Array]) -> list[Array]:
 
 def evaluated(graph: Graph, arrays: Sequence[Array]) -> list[Array]:
     """The outputs of `graph` on arrays; compiled where its loops are long, or on a device."""
-    if availability.used and any(isinstance(x, DeviceArray) for x in arrays):
-        return list(compile_on(cuda, graph, tuple(map(layout_of, arrays)))(arrays))
+    if availability.used and device_among(arrays) is cuda:
+        return list(executable_for(graph, tuple(map(layout_of, arrays)), cuda)(arrays))
     left = float(_INTERPRETED)
 
     def see(graph: Graph, node: Node, value: Array) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,11 @@ def available(spec: str | Device | None) -> Device:
 def device_of(array: Array) -> Device:
     """Where the memory of an array is."""
     return cuda if type(array) is DeviceArray else cpu
+
+
+def device_among(values: Iterable[Any]) -> Device:
+    """Where arrays, which may have numbers of the host among them, are computed with."""
+    return cuda if any(isinstance(value, DeviceArray) for value in values) else cpu
 
 
 def moved(array: Array, target: Device) -> Array:

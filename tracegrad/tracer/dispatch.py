@@ -13,7 +13,7 @@ from tracegrad.ir.op import CONSTANT, Array, Op, _NonDifferentiable
 from tracegrad.ir.types import TensorType
 from tracegrad.runtime.cuda import availability
 from tracegrad.runtime.cuda.arrays import DeviceArray
-from tracegrad.tracer.device import cuda, moved, transfer
+from tracegrad.tracer.device import cuda, device_among, moved, transfer
 from tracegrad.tracer.location import locate, user_place
 from tracegrad.tracer.pullback import Pullback, X, Y, of_call
 from tracegrad.tracer.state import Recorder, state
@@ -72,7 +72,7 @@ def _evaluation(op: Op, inputs: Sequence[Tensor]) -> tuple[Callable[..., Any], t
     """What computes an op on inputs that are where these are, and the class of its result."""
     if op.name == "transfer":
         return transfer, np.ndarray
-    if not any(isinstance(x._array, DeviceArray) for x in inputs):
+    if device_among(x._array for x in inputs) is not cuda:
         return op.evaluate, np.ndarray
     from tracegrad.runtime.cuda.operations import evaluate
 

@@ -53,7 +53,7 @@ def executable_for(graph: Graph, layouts: tuple[Layout, ...], device: Device = c
         if found is not None:
             _executables.move_to_end(key)
             return found
-        found = compile_on(device, graph, layouts)
+        found = _compile_on(device, graph, layouts)
         counters.compilations += 1
         counters.seconds += found.compile_seconds
         log("source", lambda: found.source)
@@ -65,7 +65,7 @@ def executable_for(graph: Graph, layouts: tuple[Layout, ...], device: Device = c
         return found
 
 
-def compile_on(device: Device, graph: Graph, layouts: tuple[Layout, ...]) -> Any:
+def _compile_on(device: Device, graph: Graph, layouts: tuple[Layout, ...]) -> Any:
     """The compiled form of a graph whose arrays are on a device."""
     if device is cpu:
         # Here and not above: the compiler is imported when something first compiles.

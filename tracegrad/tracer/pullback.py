@@ -15,8 +15,7 @@ from tracegrad.ir.op import Array, Op
 from tracegrad.ir.types import TensorType
 from tracegrad.ir.vjp_graphs import vjp_graph
 from tracegrad.runtime.cuda import availability
-from tracegrad.runtime.cuda.arrays import DeviceArray
-from tracegrad.tracer.device import transfer
+from tracegrad.tracer.device import cuda, device_among, transfer
 
 # What an input of the graph is: the cotangent, its mask, the output, or (X + i) input i.
 G = 0
@@ -38,7 +37,17 @@ class Pullback:
     type      the type of the call's output.
     """
 
-    __slots__ = ("_positions", "_program", "graph", "masks", "reads", "results", "saves", "type")
+    __slots__ = (
+        "_moves",
+        "_positions",
+        "_program",
+        "graph",
+        "masks",
+        "reads",
+        "results",
+        "saves",
+        "type",
+    )
 
     def __init__(
         self,
@@ -63,27 +72,21 @@ class Pullback:
             evaluate = transfer if moves else node.op.evaluate
             program.append((evaluate, inputs, dict(node.params), node.dtype.numpy))
         self._program = tuple(program)
+        self._moves = any(node.op.name == "transfer" for node in graph.nodes)
         self._positions = tuple(slot[node] for node in graph.outputs)
 
     def run(self, values: list[Any]) -> list[Array]:
         """The graph's outputs on arrays, given in the order of `reads`."""
-        if availability.used and self._runs_on_device(values):
-            return self._on_device(values)
+        if availability.used and not self._moves and device_among(values) is cuda:
+            from tracegrad.runtime.cuda.operations import run_graph
+
+            return run_graph(self.graph, values)
         for evaluate, inputs, params, dtype in self._program:
             result = evaluate(*[values[i] for i in inputs], **params)
             if type(result) is not np.ndarray or result.dtype is not dtype:
                 result = np.asanyarray(result, dtype)
             values.append(result)
         return [values[i] for i in self._positions]
-
-    def _runs_on_device(self, values: list[Any]) -> bool:
-        moves = any(evaluate is transfer for evaluate, *_ in self._program)
-        return not moves and any(isinstance(value, DeviceArray) for value in values)
-
-    def _on_device(self, values: list[Any]) -> list[Array]:
-        from tracegrad.runtime.cuda.operations import run_graph
-
-        return run_graph(self.graph, values)
 
 
 def of_call(

@@ -12,9 +12,8 @@ import numpy as np
 from tracegrad.errors import TraceError
 from tracegrad.ir.graph import Builder, Graph, Node
 from tracegrad.ir.types import TensorType
-from tracegrad.runtime.cuda.arrays import DeviceArray
 from tracegrad.tracer import bounds, outcomes
-from tracegrad.tracer.device import cpu, cuda
+from tracegrad.tracer.device import device_among
 from tracegrad.tracer.program import Program, program_for
 from tracegrad.tracer.recording import Drawn, End, Ref, Result, Segment, Trace, TraceInput
 from tracegrad.tracer.signature import Layout
@@ -237,8 +236,7 @@ class Tree:
             layout_of(item.tensor._array) if item.kind in ("tensor", "array") else None
             for item in self.inputs
         ]
-        on_device = any(isinstance(x.tensor._array, DeviceArray) for x in self.inputs)
-        self.device = cuda if on_device else cpu
+        self.device = device_among(item.tensor._array for item in self.inputs)
         self.positions = [
             item.path.position if item.kind not in ("seed", "offset") else None
             for item in self.inputs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -29,48 +29,47 @@ _executables: OrderedDict[Hashable, DeviceExecutable] = OrderedDict()
 _KEPT = 4096
 
 
+def _run(what: Hashable, arrays: Sequence[Any], graph_of: Callable[[], Graph]) -> list[Any]:
+    """The outputs of a graph on arrays; compiled once for all calls of equal `what` and layouts."""
+    layouts = tuple(layout_of(x) for x in arrays)
+    found = _executables.get((what, layouts))
+    if found is None:
+        found = _executables[what, layouts] = DeviceExecutable(graph_of(), layouts)
+        if len(_executables) > _KEPT:
+            _executables.popitem(last=False)
+    return found(arrays)
+
+
 def evaluate(op: Op, arrays: Sequence[Array], params: Mapping[str, Any]) -> Any:
     """An op on arrays of the device, with numbers of the host among them; it may give a view."""
     if op.name == "reshape":
         return arrays[0].reshape(params["shape"])
     if op.name in VIEWS:
         return op.evaluate(arrays[0].view(np.ndarray), **params).view(DeviceArray)
-    key = (
-        op,
-        frozen_params(params),
-        tuple((x.dtype, x.shape, layout_of(x)) for x in arrays),
-    )
-    found = _executables.get(key)
-    if found is None:
+
+    def graph_of() -> Graph:
         with Builder(op.name) as builder:
             inputs = [builder.input(type_of(x)) for x in arrays]
-            graph = builder.finish([builder.append(op, inputs, dict(params))])
-        found = _executables[key] = DeviceExecutable(graph, [layout_of(x) for x in arrays])
-        if len(_executables) > _KEPT:
-            _executables.popitem(last=False)
-    return found(arrays)[0]
+            return builder.finish([builder.append(op, inputs, dict(params))])
+
+    types = tuple((x.dtype, x.shape) for x in arrays)
+    return _run((op, frozen_params(params), types), arrays, graph_of)[0]
 
 
 def run_graph(graph: Graph, arrays: Sequence[Any]) -> list[Any]:
     """A graph, which is kept with what it is compiled to, on arrays as `evaluate` takes them."""
-    layouts = tuple(layout_of(x) for x in arrays)
-    key = (id(graph), layouts)
-    found = _executables.get(key)
     # The executable keeps the graph, so that its id stays its own.
-    if found is None:
-        found = _executables[key] = DeviceExecutable(graph, layouts)
-    return found(arrays)
+    return _run(id(graph), arrays, lambda: graph)
 
 
 def copy(array: Array) -> DeviceArray:
     """The elements in memory of their own, C-contiguous."""
-    key = ("copy", array.dtype, array.shape, layout_of(array))
-    found = _executables.get(key)
-    if found is None:
+
+    def graph_of() -> Graph:
         with Builder("copy") as builder:
-            graph = builder.finish([builder.input(type_of(array))])
-        found = _executables[key] = DeviceExecutable(graph, [layout_of(array)])
-    made: DeviceArray = found([array])[0]
+            return builder.finish([builder.input(type_of(array))])
+
+    made: DeviceArray = _run(("copy", array.dtype, array.shape), [array], graph_of)[0]
     return made
 
 
