@@ -7,13 +7,14 @@ replaces `node`, or says None. All are exact.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Set
+from functools import cache
 
 import numpy as np
 
 from tracegrad.ir.graph import Builder, Node, scalar_value
 from tracegrad.ir.joining import join_rows
-from tracegrad.ir.op import OPS, evaluate
+from tracegrad.ir.op import OPS, Op, evaluate
 from tracegrad.ir.reading_back import changes_nothing
 from tracegrad.ir.types import DType
 
@@ -30,18 +31,16 @@ _MIRRORED = {"lt": "gt", "gt": "lt", "le": "ge", "ge": "le"}
 
 def constants_right(node: Node) -> Node | None:
     """`add(2, x)` is `add(x, 2)`, and `lt(2, x)` is `gt(x, 2)`."""
-    name = node.op.name
-    if name not in _COMMUTATIVE and name not in _MIRRORED:
-        return None
     a, b = node.inputs
     if a.op.name != "constant" or b.op.name == "constant":
         return None
+    name = node.op.name
     return OPS[_MIRRORED.get(name, name)](b, a)
 
 
 def step_once(node: Node) -> Node | None:
     """An integer plus a constant plus a constant is that integer plus one constant."""
-    if node.op.name not in ("add", "sub") or not node.dtype.is_integral:
+    if not node.dtype.is_integral:
         return None
     x, b = node.inputs
     if x.op.name not in ("add", "sub") or x.shape != node.shape:
@@ -60,7 +59,7 @@ def step_once(node: Node) -> Node | None:
 
 def uniform_constant(node: Node) -> Node | None:
     """An array constant of one value is that value broadcast."""
-    if node.op.name != "constant" or not node.shape or not node.type.size:
+    if not node.shape or not node.type.size:
         return None
     array = node.params["value"].array
     first = array.reshape(-1)[:1]
@@ -87,8 +86,6 @@ def fold(node: Node) -> Node | None:
 
 def reshape_once(node: Node) -> Node | None:
     """A reshape of a reshape is one, and one to the same shape is none."""
-    if node.op.name != "reshape":
-        return None
     (x,) = node.inputs
     if x.shape == node.shape:
         return x
@@ -103,8 +100,6 @@ def transpose_once(node: Node) -> Node | None:
     """A transpose of a transpose is one, and one that keeps the order of all sizes but 1 is none,
     or a reshape.
     """
-    if node.op.name != "transpose":
-        return None
     (x,) = node.inputs
     axes = node.params["axes"]
     if axes == tuple(range(x.ndim)):
@@ -117,8 +112,6 @@ def transpose_once(node: Node) -> Node | None:
 
 def broadcast_once(node: Node) -> Node | None:
     """A broadcast of a broadcast is one, and one that repeats nothing is a reshape or none."""
-    if node.op.name != "broadcast_to":
-        return None
     (x,) = node.inputs
     if x.shape == node.shape:
         return x
@@ -138,8 +131,6 @@ def _only_adds_leading_ones(old: tuple[int, ...], new: tuple[int, ...]) -> bool:
 
 def broadcast_last(node: Node) -> Node | None:
     """Elementwise ops broadcast their operands by themselves, and compute before they broadcast."""
-    if node.op.family != "elementwise":
-        return None
     operands = []
     for x in node.inputs:
         while x.op.name == "broadcast_to" or (
@@ -155,8 +146,6 @@ def broadcast_last(node: Node) -> Node | None:
 
 def move_uniform(node: Node) -> Node | None:
     """What is moved of a tensor that is the same everywhere is the same everywhere."""
-    if node.op.name not in ("slice", "gather", "flip", "transpose"):
-        return None
     x = node.inputs[0]
     if x.op.name != "broadcast_to" or x.inputs[0].shape:
         return None
@@ -166,7 +155,7 @@ def move_uniform(node: Node) -> Node | None:
 def move_nothing(node: Node) -> Node | None:
     """A slice of everything, a pad by nothing, a flip of nothing, a concatenation of one."""
     name, params = node.op.name, node.params
-    if name not in ("slice", "pad", "flip", "concatenate") or node.shape != node.inputs[0].shape:
+    if node.shape != node.inputs[0].shape:
         return None
     if name == "slice":
         idle = not any(params["starts"])
@@ -198,8 +187,6 @@ def holds(wide: DType, narrow: DType) -> bool:
 
 def reduce_nothing(node: Node) -> Node | None:
     """A fold over no axes, or over axes of size 1, is a reshape."""
-    if node.op.name not in ("sum", "prod", "amax", "amin", "any", "all"):
-        return None
     (x,) = node.inputs
     if x.dtype is not node.dtype or any(x.shape[i] != 1 for i in node.params["axes"]):
         return None
@@ -208,8 +195,6 @@ def reduce_nothing(node: Node) -> Node | None:
 
 def divide_by_power_of_two(node: Node) -> Node | None:
     """Dividing by a power of two is multiplying by its inverse, which is as exact, and faster."""
-    if node.op.name != "div":
-        return None
     x, y = node.inputs
     value = scalar_value(y)
     if value is None or not math.isfinite(value) or value == 0:
@@ -230,19 +215,26 @@ def _broadcast(x: Node, shape: tuple[int, ...]) -> Node:
     return x if x.shape == shape else OPS["broadcast_to"](x, shape=shape)
 
 
-CANONICAL: tuple[NodeRule, ...] = (
-    constants_right,
-    step_once,
-    uniform_constant,
-    reshape_once,
-    transpose_once,
-    broadcast_once,
-    broadcast_last,
-    move_uniform,
-    move_nothing,
-    changes_nothing,
-    join_rows,
-    cast_once,
-    reduce_nothing,
-    divide_by_power_of_two,
+# The rules, each with the ops or the family that it is for.
+_RULES: tuple[tuple[Set[str], NodeRule], ...] = (
+    (_COMMUTATIVE | _MIRRORED.keys(), constants_right),
+    ({"add", "sub"}, step_once),
+    ({"constant"}, uniform_constant),
+    ({"reshape"}, reshape_once),
+    ({"transpose"}, transpose_once),
+    ({"broadcast_to"}, broadcast_once),
+    ({"elementwise"}, broadcast_last),
+    ({"slice", "gather", "flip", "transpose"}, move_uniform),
+    ({"slice", "pad", "flip", "concatenate"}, move_nothing),
+    ({"slice", "update_slice", "gather", "scatter"}, changes_nothing),
+    ({"concatenate", "stack"}, join_rows),
+    ({"cast"}, cast_once),
+    ({"sum", "prod", "amax", "amin", "any", "all"}, reduce_nothing),
+    ({"div"}, divide_by_power_of_two),
 )
+
+
+@cache
+def canonical_rules(op: Op) -> tuple[NodeRule, ...]:
+    """The rules that may change a node of `op`, in order."""
+    return tuple(rule for names, rule in _RULES if op.name in names or op.family in names)

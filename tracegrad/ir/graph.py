@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from tracegrad.ir.op import Op
 
 
-@dataclass(frozen=True, slots=True)
-class Loc:
+class Loc(NamedTuple):
     """Where in the user's program a node came from."""
 
     file: str
@@ -256,7 +255,7 @@ class Builder:
         loc: Loc | None,
     ) -> Node:
         """`append` with the parameters as a key, and the type where it is known."""
-        key = (op, tuple(map(id, inputs)), frozen)
+        key = (op, inputs, frozen)
         found = self._numbers.get(key)
         if found is not None:
             return found
@@ -282,7 +281,7 @@ class Builder:
 
         For passes: a node that a pass leaves alone needs no copy and no type inference.
         """
-        key = (node.op, tuple(map(id, node.inputs)), node.frozen_params)
+        key = (node.op, node.inputs, node.frozen_params)
         found = self._numbers.setdefault(key, node) if node.op.pure else node
         if found is node:
             self.nodes.append(node)
@@ -295,7 +294,7 @@ class Builder:
         self._named = 0
         self._names.clear()
         self._numbers = {
-            (node.op, tuple(map(id, node.inputs)), node.frozen_params): node
+            (node.op, node.inputs, node.frozen_params): node
             for node in self.nodes
             if node.op.pure
         }

@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 from tracegrad.config import config
 from tracegrad.ir.accumulation import add_in_place
-from tracegrad.ir.canonical import CANONICAL, NodeRule, cast_once, fold
+from tracegrad.ir.canonical import NodeRule, canonical_rules, cast_once, fold
 from tracegrad.ir.comparisons import fold_bounds
 from tracegrad.ir.control_passes import reduce_control, reduce_stacks
 from tracegrad.ir.graph import Builder, Graph, Node
@@ -76,9 +76,10 @@ class LocalRule:
 def rewrite(graph: Graph, rule: NodeRule) -> Graph:
     """`graph` with `rule` applied at every node, operands first, until it says None."""
     with Builder(graph.name):
-        if all(rule(node) is None for node in graph.nodes):
-            return graph
-    return _rebuilt(graph, rule)
+        for node in graph.nodes:
+            if rule(node) is not None:
+                return _rebuilt(graph, rule)
+    return graph
 
 
 def _rebuilt(graph: Graph, rule: NodeRule) -> Graph:
@@ -112,7 +113,11 @@ def expand_composites(graph: Graph) -> Graph:
 
 @LocalRule
 def _canonical(node: Node) -> Node | None:
-    return next((new for rule in CANONICAL if (new := rule(node)) is not None), None)
+    for rule in canonical_rules(node.op):
+        better = rule(node)
+        if better is not None:
+            return better
+    return None
 
 
 _EXACT = LocalRule(RuleTable(EXACT).apply)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -102,8 +102,7 @@ def category(dtype: DType) -> int:
     return _CATEGORY[dtype.kind]
 
 
-@dataclass(frozen=True)
-class TensorType:
+class TensorType(NamedTuple):
     """The type of a value in the IR: element type and concrete shape."""
 
     dtype: DType
