@@ -5,6 +5,7 @@ import importlib.util
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -45,6 +46,23 @@ def known_calls_are_taken_natively_from_the_third_on():
 
     compiled_function.PATIENCE = 1
     yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def what_waits_to_be_computed_has_bad_values():
+    """While a function is recorded, memory is read only after it has been computed."""
+    from tracegrad.tracer import deferral
+
+    plain = deferral.untouched
+
+    def poisoned(memory):
+        bad = np.frombuffer(bytes([0xA5] * memory.itemsize), memory.dtype)
+        memory[...] = bad[0]
+        return memory
+
+    deferral.untouched = poisoned
+    yield
+    deferral.untouched = plain
 
 
 @pytest.fixture(scope="session", autouse=True)

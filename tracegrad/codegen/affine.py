@@ -183,7 +183,7 @@ def through(node: Node, index: Index, loops: Shape) -> Index | None:
     return _THROUGH[node.op.name](node, index, loops)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class View:
     """A strided window into a buffer, in elements."""
 

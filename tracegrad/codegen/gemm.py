@@ -18,6 +18,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from tracegrad.codegen.processor import cpu_name
 from tracegrad.codegen.table import real_bits
@@ -55,8 +56,7 @@ _BLAS, _LOOPS, _TILES = 0, 1, 2
 _INT32_MAX = 2**31 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Matrix:
+class Matrix(NamedTuple):
     """A stored operand: buffer slot, whether it is used transposed, elements between its rows.
 
     `rows_apart` is the leading dimension of the matrix as stored. Elements of a row are adjacent.
@@ -67,8 +67,7 @@ class Matrix:
     rows_apart: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class BatchAxis:
+class BatchAxis(NamedTuple):
     """One axis of the batch: its size and the elements from one A, B, C to the next (0: shared)."""
 
     size: int

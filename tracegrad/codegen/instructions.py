@@ -7,7 +7,7 @@ target.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from tracegrad.codegen.affine import Affine
 from tracegrad.codegen.steps import Buffer, Kernel
@@ -18,8 +18,7 @@ PRELUDE = -1
 """The row-level stage before the first pass."""
 
 
-@dataclass(frozen=True)
-class Address:
+class Address(NamedTuple):
     """`offset + sum(clamp(value, 0, size - 1) * stride)` elements into a buffer.
 
     The values are indices read from data, given with the stride and the size of the axis that they

@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tracegrad.codegen.steps import Buffer
 
@@ -20,8 +20,7 @@ ALIGNMENT = 64
 HOSTED = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """`offset` bytes into an output of the program; of its arena where `host` is None."""
 
     host: Buffer | None

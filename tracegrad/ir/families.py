@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tracegrad.errors import DtypeError, ShapeError
-from tracegrad.ir.graph import Builder, Graph, Node
+from tracegrad.ir.graph import Builder, Graph, Node, inline
 from tracegrad.ir.op import OPS, Domain, Op, Rule, Sample, _NonDifferentiable, register
 from tracegrad.ir.params import frozen_params
 from tracegrad.ir.types import DTYPES, DType, TensorType, bool_, int64, type_of
@@ -338,6 +338,10 @@ def composite(
     def infer(*types: TensorType, **params: Any) -> TensorType:
         return expansion(types, params).outputs[0].type
 
+    def expanded(*nodes: Node, **params: Any) -> Node:
+        graph = expansion(tuple([x.type for x in nodes]), params)
+        return inline(Builder.current(), graph, nodes)[0]
+
     def run(*arrays: Any, **params: Any) -> Any:
         from tracegrad.ir.interpret import interpret
 
@@ -363,7 +367,7 @@ def composite(
             vjp,
             arity,
             samples=tuple(samples),
-            expand=expand,
+            expand=expanded,
             grad_name=grad_name or default_grad_name(name),
             sample_dtypes=tuple(sample_dtypes),
         )

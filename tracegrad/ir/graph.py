@@ -294,9 +294,7 @@ class Builder:
         self._named = 0
         self._names.clear()
         self._numbers = {
-            (node.op, node.inputs, node.frozen_params): node
-            for node in self.nodes
-            if node.op.pure
+            (node.op, node.inputs, node.frozen_params): node for node in self.nodes if node.op.pure
         }
 
     def start_anew(self) -> None:

@@ -10,14 +10,13 @@ the local derivatives.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tracegrad.ir.graph import Node, scalar_value
 from tracegrad.ir.op import OPS
 
 
-@dataclass(frozen=True, slots=True)
-class Masked:
+class Masked(NamedTuple):
     """The cotangent `value` where every condition of `mask` has the truth beside it, and zero
     elsewhere.
     """

@@ -34,4 +34,7 @@ def frozen_params(params: Mapping[str, Any]) -> tuple[tuple[str, Hashable], ...]
     # Most nodes have none, and each is asked for its key in every pass.
     if not params:
         return ()
-    return tuple((name, frozen(params[name])) for name in sorted(params))
+    if len(params) == 1:
+        ((name, value),) = params.items()
+        return ((name, frozen(value)),)
+    return tuple([(name, frozen(params[name])) for name in sorted(params)])

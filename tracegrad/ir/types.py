@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -102,7 +102,8 @@ def category(dtype: DType) -> int:
     return _CATEGORY[dtype.kind]
 
 
-class TensorType(NamedTuple):
+@dataclass(frozen=True)
+class TensorType:
     """The type of a value in the IR: element type and concrete shape."""
 
     dtype: DType

@@ -30,12 +30,14 @@ class VjpGraph:
     masks       For each input of the op: which output of `graph` is the bool mask of its cotangent,
     of the same
                 shape; None where the cotangent is not masked.
+    type        The type of the op's output.
     """
 
     graph: Graph
     reads: tuple[str | int, ...]
     cotangents: tuple[int | None, ...]
     masks: tuple[int | None, ...]
+    type: TensorType
 
 
 _VJP_GRAPHS: OrderedDict[Hashable, VjpGraph] = OrderedDict()
@@ -113,15 +115,18 @@ def _make_vjp_graph(
             if condition is not None:
                 outputs.append(condition)
         graph = builder.finish(outputs, f"vjp of {op.name}")
-    return _drop_unread_inputs(graph, tuple(cotangents), tuple(masks))
+    return _drop_unread_inputs(graph, tuple(cotangents), tuple(masks), output)
 
 
 def _drop_unread_inputs(
-    graph: Graph, cotangents: tuple[int | None, ...], masks: tuple[int | None, ...]
+    graph: Graph,
+    cotangents: tuple[int | None, ...],
+    masks: tuple[int | None, ...],
+    type: TensorType,
 ) -> VjpGraph:
     read = {x for node in graph.nodes for x in node.inputs} | set(graph.outputs)
     inputs = tuple(x for x in graph.inputs if x in read)
     names: list[str] = [x.params["name"] for x in inputs]
     reads = tuple(int(name[1:]) if name.startswith("x") else name for name in names)
     only = Graph(graph.name, inputs, graph.nodes, graph.outputs, graph.origin)
-    return VjpGraph(only, reads, cotangents, masks)
+    return VjpGraph(only, reads, cotangents, masks, type)

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,16 +31,14 @@ _MESSAGE = ctypes.create_string_buffer(
 _NAME = ctypes.create_string_buffer(b"run")
 
 
-@dataclass(frozen=True, slots=True)
-class Buffer:
+class Buffer(NamedTuple):
     """Memory that kernels name by slot: a base among the call's arguments, and a byte offset."""
 
     base: int
     offset: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One launch: a kernel, its table of words, the extent of its outermost loop.
 
     A part of the extent smaller than `grain` is not worth a thread; the default keeps the step in

@@ -163,7 +163,7 @@ def _is_known(indices: list[Tensor]) -> bool:
 
 def _are_different(flat: list[Tensor]) -> bool:
     """Whether no element is named twice."""
-    columns = np.stack([moved(i._array, cpu) for i in flat])
+    columns = np.stack([moved(i._values, cpu) for i in flat])
     return np.unique(columns, axis=1).shape == columns.shape
 
 

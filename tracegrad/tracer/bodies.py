@@ -159,7 +159,7 @@ def _copied(
 
 def _stand_in(like: Tensor) -> Tensor:
     """A tensor with memory of its own, in the middle of a tape."""
-    tensor = wrap(owned(like._array))
+    tensor = wrap(owned(like._values))
     tensor._weak = like._weak
     if state.grad_enabled and tensor.dtype.is_floating_point:
         tensor._grad_fn = BodyInput((), (tensor._type,))

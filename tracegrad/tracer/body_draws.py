@@ -44,7 +44,7 @@ class BodyDraws:
     def _draw(
         self, op: Op, counters: Sequence[Tensor], params: dict[str, Any], output: Tensor
     ) -> Value:
-        seed, offset = (int(x._array) for x in counters)
+        seed, offset = (int(x._values) for x in counters)
         after = default_generator.get_state()
         if after != (seed, offset + output._array.size) or seed != self._start[0]:
             raise locate(

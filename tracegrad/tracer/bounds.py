@@ -96,7 +96,7 @@ def require(x: Tensor, limits: Limits) -> None:
     """Raise `limits.error` if an element of `x` is out of the limits, now and on each replay."""
     recorder = state.recorder
     if recorder is None or not recorder.in_body:
-        found = limits.first_outside(x._array)
+        found = limits.first_outside(x._values)
         if found is not None:
             raise limits.error(limits.message.format(found))
     if recorder is not None and x._array.size:
@@ -193,7 +193,7 @@ def require_none(
     branch once more by `watched`, which tells which one it was.
     """
     recorder = state.recorder
-    if (recorder is None or not recorder.in_body) and fault._array:
+    if (recorder is None or not recorder.in_body) and fault._values:
         again()
     first = requirements[0].limits
     message = first.message.format("of some element")

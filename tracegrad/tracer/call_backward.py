@@ -231,7 +231,7 @@ class CompiledFunctionBackward(Node):
         entry, direct = saving.native, saving.direct
         if entry is not None and direct is not None and direct[0] == [number] and not config.check:
             # The shortest way: nothing but the native call.
-            made = entry.native(*self.saved[0], cotangent._array)
+            made = entry.native(*self.saved[0], cotangent._values)
             if made is not None:
                 return [None if i is None else made[i] for i in direct[1]]
         grads: list[Tensor | None] = [None] * len(self.output_types)
@@ -264,7 +264,7 @@ class CompiledFunctionBackward(Node):
         """Backward of a single segment whose every output has a cotangent."""
         saving = self.saving
         _, _, program, _ = saving.segments[0]
-        cotangents = [grads[i]._array for i in order]  # type: ignore[union-attr]
+        cotangents = [grads[i]._values for i in order]  # type: ignore[union-attr]
         # What is native may be made anew meanwhile by another thread: this one is kept.
         entry = saving.native
         if entry is not None and not config.check:
@@ -291,7 +291,7 @@ class CompiledFunctionBackward(Node):
         total: dict[Ref, Array] = {}
         for ref, g in zip(self.path.output_refs, grads, strict=True):
             if g is not None:
-                add(total, ref, g._array)
+                add(total, ref, g._values)
         segments = zip(self.saving.segments, saved, strict=True)
         for (depth, occurrence, program, _), arrays in reversed(list(segments)):
             backward_of(depth, occurrence.sources, program, arrays, total)
@@ -400,7 +400,7 @@ class GraphBackward(Node):
         self.numbers = needed
         self.tensors: Sequence[Tensor] | None = tensors
         self.arrays = [
-            outputs[x.index] if x.kind == "output" else tensors[x.index]._array
+            outputs[x.index] if x.kind == "output" else tensors[x.index]._values
             for x in program.saved
         ]
 
@@ -429,7 +429,7 @@ class GraphBackward(Node):
         numbers = [i for i, flag in enumerate(self.program.given) if flag]
         for number, g in zip(numbers, grads, strict=True):
             if g is not None:
-                total[0, number] = g._array
+                total[0, number] = g._values
         sources = [(-1, i) for i in range(len(tensors))]
         backward_of(0, sources, self.program, self.arrays, total)
         return [wrap(total[-1, i]) if (-1, i) in total else None for i in self.numbers]
@@ -446,7 +446,7 @@ def call_graph(graph: Graph, tensors: Sequence[Tensor]) -> list[Tensor]:
     )
     given = tuple(any(wrt) and y.dtype.is_floating_point for y in graph.outputs)
     layouts = tuple(layout_of(x._array) for x in tensors)
-    values = [x._array for x in tensors]
+    values = [x._values for x in tensors]
     program = program_for(graph, wrt, given, layouts, None, device_among(values))
     arrays = program.forward(values)
     outputs = [wrap(array) for array in arrays[: len(graph.outputs)]]

@@ -70,7 +70,7 @@ class Checkpoint:
     def keep(self, storage: int, root: Tensor) -> None:
         """The memory of `root` is about to be written: keep what the checkpoint saw there."""
         if storage in self.contents and storage not in self.arrays:
-            self.arrays[storage] = root._array.copy()
+            self.arrays[storage] = root._values.copy()
 
     def changed(self) -> list[Content]:
         """The memories that were there and have been written since."""

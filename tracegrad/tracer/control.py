@@ -76,7 +76,7 @@ def control_graph(
 
 
 def _literals(inputs: Sequence[Tensor]) -> tuple[Literal | None, ...]:
-    return tuple(None if x._literal is None else Literal(x._array) for x in inputs)
+    return tuple(None if x._literal is None else Literal(x._values) for x in inputs)
 
 
 def _control_graph(
@@ -130,7 +130,7 @@ def apply_with_fault(
     results = apply_whole(graph, operands, grad_name=op.grad_name)
 
     def again() -> None:
-        watched(graph, [x._array for x in operands])
+        watched(graph, [x._values for x in operands])
 
     require_none(results.pop(fault), requirements, again)
     return results
@@ -144,9 +144,8 @@ def apply_whole(
     grad_name: str = "GraphBackward",
 ) -> list[Tensor]:
     """The outputs of `graph` on tensors. It is one node on the tape, and is recorded as it is."""
-    arrays = [x._array for x in inputs]
     if values is None:
-        values = _example(graph, inputs) or results_of(graph, arrays)
+        values = _example(graph, inputs) or results_of(graph, inputs)
     outputs = [
         wrap(np.asanyarray(value, node.dtype.numpy))
         for value, node in zip(values, graph.outputs, strict=True)
@@ -189,9 +188,16 @@ class _LongError(Exception):
     """The interpreter would take too long."""
 
 
-def results_of(graph: Graph, arrays: Sequence[Array]) -> list[Array]:
-    """The outputs of `graph` on arrays, with memory of their own."""
-    return _own(evaluated(graph, arrays), arrays)
+def results_of(graph: Graph, inputs: Sequence[Tensor]) -> Sequence[Array]:
+    """The outputs of `graph` on tensors, with memory of their own."""
+    arrays = [x._array for x in inputs]
+
+    def run() -> list[Array]:
+        return _own(evaluated(graph, arrays), arrays)
+
+    if state.deferrals is None:
+        return run()
+    return state.deferrals.run_graph(run, arrays, [x.type for x in graph.outputs])
 
 
 def evaluated(graph: Graph, arrays: Sequence[Array]) -> list[Array]:
@@ -285,7 +291,7 @@ class GraphNode(OpNode):
         graph, present = _backward(self.graph, self.needs, given, state.memory_budget)
         values = [*inputs, *(g for g in grads if g is not None)]
         if state.recorder is None and not state.grad_enabled:
-            arrays = evaluated(graph, [value._array for value in values])
+            arrays = evaluated(graph, [value._values for value in values])
             outputs = iter([wrap(array) for array in arrays])
         else:
             outputs = iter(apply_whole(graph, values))

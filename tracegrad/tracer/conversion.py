@@ -13,6 +13,7 @@ from tracegrad.ir.op import OPS, Array
 from tracegrad.ir.types import BY_NUMPY, DType
 from tracegrad.runtime.cuda.arrays import DeviceArray
 from tracegrad.tracer import device as devices
+from tracegrad.tracer.deferral import settle
 from tracegrad.tracer.device import Device, available
 from tracegrad.tracer.dispatch import apply
 from tracegrad.tracer.location import locate
@@ -35,7 +36,7 @@ def _only(tensor: Tensor) -> Any:
         raise locate(
             ShapeError(f"a Tensor with {tensor._array.size} elements cannot be converted to Scalar")
         )
-    return tensor._array.item()
+    return tensor._values.item()
 
 
 def item(self: Tensor) -> Any:
@@ -48,7 +49,7 @@ def to_bool(self: Tensor) -> bool:
     if self._array.size != 1:
         what = "no values" if self._array.size == 0 else "more than one value"
         raise locate(ShapeError(f"Boolean value of Tensor with {what} is ambiguous"))
-    return bool(_demand(self, "bool", bool(self._array.item())))
+    return bool(_demand(self, "bool", bool(self._values.item())))
 
 
 def to_int(self: Tensor) -> int:
@@ -67,13 +68,14 @@ def to_index(self: Tensor) -> int:
         raise locate(
             ArgumentError("only integer tensors of a single element can be converted to an index")
         )
-    return int(_demand(self, "index", int(self._array.item())))
+    return int(_demand(self, "index", int(self._values.item())))
 
 
 def tolist(self: Tensor) -> Any:
     """The values as nested lists of Python numbers."""
-    _demand(self, "array", self._array)
-    return self._array.tolist()
+    values = self._values
+    _demand(self, "array", values)
+    return values.tolist()
 
 
 def numpy(self: Tensor, *, force: bool = False) -> Array:
@@ -88,6 +90,8 @@ def numpy(self: Tensor, *, force: bool = False) -> Array:
                 "tensor.detach().numpy() instead."
             )
         )
+    # Who has the memory may write to it.
+    settle()
     _demand(self, "array", self._array)
     if isinstance(self._array, DeviceArray):
         if force:
@@ -264,7 +268,7 @@ def contiguous(self: Tensor) -> Tensor:
     made = clone(self)
     # A copy keeps the order of the axes in memory. Nobody has seen it yet, so its memory may be
     # replaced.
-    made._array = devices.contiguous(made._array)
+    made._array = devices.contiguous(made._values)
     return made
 
 
@@ -280,7 +284,7 @@ def deepcopy(self: Tensor, memo: dict[int, Any]) -> Tensor:
                 "protocol at the moment."
             )
         )
-    made = wrap(self._array.copy())
+    made = wrap(self._values.copy())
     made._requires_grad = self._requires_grad
     memo[id(self)] = made
     if self._grad is not None:
@@ -302,7 +306,7 @@ def reduce(self: Tensor) -> Any:
         raise locate(
             GradError("only tensors that are graph leaves can be pickled; detach() this one before")
         )
-    values = devices.moved(self._array, devices.cpu)
+    values = devices.moved(self._values, devices.cpu)
     return rebuild, (values, self._requires_grad, str(self.device))
 
 

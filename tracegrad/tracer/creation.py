@@ -62,7 +62,7 @@ def array_of(data: Any, dtype: DType | None = None) -> Array:
     """
     if isinstance(data, Tensor):
         _demand_array(data)
-        return np.array(moved(data._array, cpu), None if dtype is None else dtype.numpy)
+        return np.array(moved(data._values, cpu), None if dtype is None else dtype.numpy)
     if isinstance(data, (np.ndarray, np.generic)):
         return np.array(_known(np.asarray(data)), None if dtype is None else dtype.numpy)
     array = np.array(_plain(data))
@@ -92,7 +92,7 @@ def _plain(data: Any, depth: int = 0) -> Any:
     """
     if isinstance(data, Tensor):
         _demand_array(data)
-        return moved(data._array, cpu)
+        return moved(data._values, cpu)
     if not isinstance(data, (list, tuple, range)):
         if is_number(data) or isinstance(data, np.ndarray):
             return data
@@ -120,7 +120,7 @@ def _has_arrays(data: Any) -> bool:
 
 def _demand_array(data: Tensor) -> None:
     if state.recorder is not None:
-        state.recorder.demand(data, "array", data._array)
+        state.recorder.demand(data, "array", data._values)
 
 
 @located

@@ -13,6 +13,7 @@ from tracegrad.ir.op import CONSTANT, Array, Op, _NonDifferentiable
 from tracegrad.ir.types import TensorType
 from tracegrad.runtime.cuda import availability
 from tracegrad.runtime.cuda.arrays import DeviceArray
+from tracegrad.tracer.deferral import may_wait
 from tracegrad.tracer.device import cuda, device_among, moved, transfer
 from tracegrad.tracer.location import locate, user_place
 from tracegrad.tracer.pullback import Pullback, X, Y, of_call
@@ -36,9 +37,11 @@ class Call:
         "dtype",
         "evaluate",
         "grad_name",
+        "is_elementwise",
+        "is_product",
         "is_view",
         "kind",
-        "may_mask",
+        "may_wait",
         "pullbacks",
         "type",
         "types",
@@ -58,13 +61,13 @@ class Call:
         self.dtype = type.dtype.numpy
         self.evaluate, self.kind = _evaluation(op, inputs)
         self.is_view = op.name in VIEWS
+        self.is_product = op.family == "contraction"
+        self.may_wait = self.kind is np.ndarray and may_wait(op, type)
         self.grad_name = op.grad_name
         self.differentiable = type.dtype.is_floating_point and not isinstance(
             op.vjp, _NonDifferentiable
         )
-        # Only an elementwise op can be followed by a mask: `where` starts one, the others pass it
-        # on.
-        self.may_mask = op.family == "elementwise"
+        self.is_elementwise = op.family == "elementwise"
         self.pullbacks: dict[Any, Pullback] = {}
 
 
@@ -139,7 +142,10 @@ def apply(
             key.extend(map(type, arrays))
         frozen = tuple(key)
         call = _calls.get(frozen) or _call(frozen, op, inputs, params, known)
-        result = state.quietly(call.evaluate, *arrays, **params)
+        if state.deferrals is None:
+            result = state.quietly(call.evaluate, *arrays, **params)
+        else:
+            result = state.deferrals.run(call, arrays, params)
     except TracegradError as error:
         locate(error)
         raise
@@ -209,7 +215,9 @@ def _tape(
         else:
             edges.append((node, x._output_nr))
         needs.append(need)
-        carry.append(call.may_mask and isinstance(node, OpNode) and node.takes_mask)
+        # Only an elementwise op can be followed by a mask: `where` starts one, the others pass it
+        # on.
+        carry.append(call.is_elementwise and isinstance(node, OpNode) and node.takes_mask)
     variant = (*needs, *carry)
     pullback = call.pullbacks.get(variant)
     if pullback is None:
@@ -300,7 +308,7 @@ def number(value: bool | int | float, dtype: np.dtype[Any]) -> Tensor:
 
 def run_arrays(pullback: Pullback, values: Sequence[Tensor]) -> list[Tensor]:
     """The pullback on the arrays of `values`: nothing is recorded, nothing is differentiable."""
-    arrays = state.quietly(pullback.run, [value._array for value in values])
+    arrays = state.quietly(pullback.run, [value._values for value in values])
     return [wrap(array) for array in arrays]
 
 

@@ -48,7 +48,7 @@ class Draws:
         TraceError for a draw from another generator: its state would not go on in compiled code.
         """
         count = drawn._array.size
-        before = int(seed._array), int(offset._array)
+        before = int(seed._values), int(offset._values)
         if default_generator.get_state() != (before[0], before[1] + count):
             raise TraceError(
                 "a compiled function drew random numbers from a Generator of its own. Draw them "
@@ -118,7 +118,7 @@ class Draws:
 
     def go_on_from(self, offset: Tensor) -> None:
         """The offset is another now: what a loop carries, or where it came to."""
-        self._expected = self._expected[0], int(offset._array)
+        self._expected = self._expected[0], int(offset._values)
         default_generator.go_back(self._expected)
         self._base = self._offset = offset
         self._ahead = 0

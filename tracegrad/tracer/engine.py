@@ -70,7 +70,7 @@ def add(a: Tensor, b: Tensor) -> Tensor:
 def _add(a: Tensor, b: Tensor) -> Tensor:
     if state.recorder is None and not state.grad_enabled:
         # NumPy's sum of 0-d arrays is a scalar, which nobody could write to.
-        return wrap(np.asanyarray(np.add(a._array, b._array)))
+        return wrap(np.asanyarray(np.add(a._values, b._values)))
     return apply(OPS["add"], [a, b])
 
 
@@ -131,7 +131,7 @@ def run_on_ends(tensor: Tensor, keep: bool) -> bool:
                 gradient._fresh = False
             leaf._grad = gradient
         else:
-            np.add(old._array, gradient._array, out=old._array)
+            np.add(old._array, gradient._values, out=old._array)
             old._storage.version += 1
     return True
 
@@ -308,7 +308,7 @@ def accumulate_grad(tensor: Tensor, new: Tensor) -> None:
         if not (new._fresh or state.grad_enabled):
             # Another cotangent, a view or the caller may hold this very memory.
             if recorder is None:
-                new = wrap(new._array.copy())
+                new = wrap(new._values.copy())
             else:
                 new = apply(OPS["cast"], [new], {"dtype": new.dtype})
         new._fresh = False
@@ -316,7 +316,7 @@ def accumulate_grad(tensor: Tensor, new: Tensor) -> None:
     elif state.grad_enabled or recorder is not None:
         tensor._set_grad(apply(OPS["add"], [old, new]))
     else:
-        np.add(old._array, new._array, out=old._array)
+        np.add(old._array, new._values, out=old._array)
         old._storage.version += 1
     if tensor._post_hooks is not None:
         for hook in tensor._post_hooks:

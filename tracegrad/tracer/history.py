@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 # A new signature is compared with so many others.
-_COMPARED = 64
+_COMPARED = 16
 
 
 @dataclass(frozen=True)

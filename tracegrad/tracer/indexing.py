@@ -276,7 +276,7 @@ def _gather(shape: Shape, arrays: list[tuple[int, Tensor]]) -> Gather:
 def _nonzero(mask: Tensor) -> list[Tensor]:
     """The indices of the true elements, one tensor for each axis of the mask."""
     if state.recorder is None:
-        return [constant(column) for column in np.nonzero(moved(mask._array, cpu))]
+        return [constant(column) for column in np.nonzero(moved(mask._values, cpu))]
     axes = tuple(range(mask.ndim))
     total = apply(OPS["sum"], [cast(mask, types.int64)], {"axes": axes, "keepdims": False})
     count = to_int(total)
@@ -287,7 +287,7 @@ def _nonzero(mask: Tensor) -> list[Tensor]:
 
 def _within(index: Tensor, size: int, axis: int) -> Tensor:
     """The index with negative numbers counted from the end; BoundsError out of range."""
-    array = moved(index._array, cpu)
+    array = moved(index._values, cpu)
     eager = state.recorder is None or index._literal is not None
     if eager and (not array.size or (array.min() >= 0 and array.max() < size)):
         return index
@@ -351,7 +351,7 @@ def set_item(self: Tensor, index: Any, value: Any) -> None:
         state.grad_enabled and (source.requires_grad or self.requires_grad)
     ):
         check_writable(self)
-        moved._array[tuple(i._array for i in indices)] = spread._array
+        moved._array[tuple(i._values for i in indices)] = spread._values
         self._storage.version += 1
         self._storage.written_by = "__setitem__"
         self._storage.written_at = user_place()

@@ -11,6 +11,7 @@ import numpy as np
 from tracegrad.errors import DtypeError, GradError, ShapeError
 from tracegrad.ir.op import OPS
 from tracegrad.ir.types import category
+from tracegrad.tracer.deferral import settle
 from tracegrad.tracer.device import beside
 from tracegrad.tracer.dispatch import apply
 from tracegrad.tracer.location import locate, user_place
@@ -111,6 +112,7 @@ def write(target: Tensor, value: Tensor, name: str, since: int, grad_name: str) 
         node, number = _node_after(target, value, grad_name)
     if recorder is not None:
         recorder.before_write(target)
+    settle()
     np.copyto(target._array, value._array)
     storage = target._storage
     storage.version += 1

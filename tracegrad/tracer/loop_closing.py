@@ -120,7 +120,7 @@ class ClosingVisit(LoopVisit):
         inputs += consts
         graph, operands = control_graph(while_loop, inputs, params)
         # In a body nobody can see the values, and the loop may never end with those that are there.
-        values = None if recorder.in_body else results_of(graph, [x._array for x in operands])
+        values = None if recorder.in_body else results_of(graph, operands)
         results = apply_control(while_loop, inputs, params, values=values)
         self.count = results[0]
         stacks = results[1 + carried :]
@@ -129,13 +129,13 @@ class ClosingVisit(LoopVisit):
             require_none(
                 results.pop(),
                 body.checks,
-                lambda: watched(graph, [x._array for x in operands]),
+                lambda: watched(graph, [x._values for x in operands]),
             )
         code = results.pop() if body.exits else None
         self._settle(carries, results)
         self.rolling.note(site, body)
         self.last_condition = results[len(carries)] if body.carries_condition else None
-        taken = 0 if code is None else int(recorder.ask(code, "exit", int(code._array)))
+        taken = 0 if code is None else int(recorder.ask(code, "exit", int(code._values)))
         site.is_incomplete = bool(site.growths) and taken != 0
         if not taken:
             self._grow(stacks, results)
@@ -161,7 +161,7 @@ class ClosingVisit(LoopVisit):
         root = content.memory.root
         assert root is not None
         array = start.checkpoint.arrays.get(carry.memory)
-        init = wrap(owned(root._array if array is None else array))
+        init = wrap(owned(root._values if array is None else array))
         self.recorder.bind(init, content.value)
         if content.requires_grad:
             init._requires_grad = True

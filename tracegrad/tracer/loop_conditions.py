@@ -94,7 +94,7 @@ class Condition(ClosingVisit):
         site = self.site
         begins = {path.outcome for path in site.paths}
         if self.last_condition is not None:
-            value = bool(self.last_condition._array)
+            value = bool(self.last_condition._values)
             outcome = bool(self.recorder.ask(self.last_condition, "bool", value))
         else:
             (known,) = begins

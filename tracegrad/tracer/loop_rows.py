@@ -164,7 +164,7 @@ def source_of(tensor: Tensor) -> Storage:
 
 def split(growth: Growth, stack: Tensor) -> list[Tensor]:
     """The values that all iterations have appended, each with memory of its own."""
-    array = stack._array.reshape((-1, *growth.type.shape))
+    array = stack._values.reshape((-1, *growth.type.shape))
     values = [owned(row) for row in array]
     rows = apply_whole(_splitting(stack._type, growth.type.shape), [stack], values=values)
     for row in rows:

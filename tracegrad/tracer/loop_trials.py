@@ -197,7 +197,7 @@ class LoopVisit:
 
     def _carry_tensor(self, source: Any) -> tuple[Tensor, Value]:
         tensor = as_tensor(source)
-        fresh = wrap(owned(tensor._array))
+        fresh = wrap(owned(tensor._values))
         value = self.recorder.carry(tensor, fresh, self.rolling.number())
         if tensor.requires_grad:
             fresh._requires_grad = True

@@ -179,7 +179,7 @@ def _notes(tensor: Tensor) -> list[str]:
 def tensor_repr(self: Tensor) -> str:
     """`tensor([1., 2.], requires_grad=True)`."""
     prefix = "tensor("
-    array = moved(self._array, cpu)
+    array = moved(self._values, cpu)
     shortened = array.size > options.threshold
     if array.size == 0:
         text = "[]"

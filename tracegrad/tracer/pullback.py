@@ -63,20 +63,27 @@ class Pullback:
         self.masks = masks
         self.saves = tuple(read for read in reads if read >= Y)
         self.type = type
-        slot: dict[Node, int] = {node: i for i, node in enumerate(graph.inputs)}
+        # What `run` does, made when it first does it: a recording runs no pullback.
+        self._program: tuple[Any, ...] | None = None
+
+    def _prepare(self) -> tuple[Any, ...]:
+        slot: dict[Node, int] = {node: i for i, node in enumerate(self.graph.inputs)}
         program = []
-        for node in graph.nodes:
+        self._moves = False
+        for node in self.graph.nodes:
             inputs = tuple(slot[x] for x in node.inputs)
             slot[node] = len(slot)
             moves = node.op.name == "transfer"
+            self._moves |= moves
             evaluate = transfer if moves else node.op.evaluate
             program.append((evaluate, inputs, dict(node.params), node.dtype.numpy))
-        self._program = tuple(program)
-        self._moves = any(node.op.name == "transfer" for node in graph.nodes)
-        self._positions = tuple(slot[node] for node in graph.outputs)
+        self._positions = tuple(slot[node] for node in self.graph.outputs)
+        return tuple(program)
 
     def run(self, values: list[Any]) -> list[Array]:
         """The graph's outputs on arrays, given in the order of `reads`."""
+        if self._program is None:
+            self._program = self._prepare()
         if availability.used and not self._moves and device_among(values) is cuda:
             from tracegrad.runtime.cuda.operations import run_graph
 
@@ -105,7 +112,7 @@ def of_call(
     reads = tuple(X + read if isinstance(read, int) else _CODES[read] for read in made.reads)
     results = tuple(-1 if i is None else i for i in made.cotangents)
     masks = tuple(-1 if i is None else i for i in made.masks)
-    return Pullback(made.graph, reads, results, masks, op.infer(*types, **params))
+    return Pullback(made.graph, reads, results, masks, made.type)
 
 
 def of_function(

@@ -162,7 +162,7 @@ class Counter:
             return self.position < self.limit
         recorder: Any = state.recorder
         more = (self.position if self.index is None else self.index) < self.limit
-        value = bool(more._array)
+        value = bool(more._values)
         return bool(recorder.ask(more, "bool", value)) if recorder is not None else value
 
     def end(self) -> None:
@@ -285,6 +285,6 @@ class CountVisit(ClosingVisit):
         self.count._weak = True
         count: Any = self.count
         counter.index = count + back if back else count
-        counter.position = int(counter.index._array)
+        counter.position = int(counter.index._values)
         self.go_on_from(None)
         return counter.advance()

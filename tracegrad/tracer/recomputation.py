@@ -98,7 +98,7 @@ def _computed(f: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
     made: dict[int, Tensor] = {}
     for number, output in enumerate(run.outputs):
         # A view would lead to the tape of what it shows.
-        result = wrap(output._array.copy()) if output._base is not None else output._twin()
+        result = wrap(output._values.copy()) if output._base is not None else output._twin()
         result._alias = None
         result._grad_fn = node
         result._output_nr = number

@@ -82,7 +82,7 @@ class ValueTable(InputTable):
         if found is not None:
             return found
         if tensor._literal is not None:
-            value = self._constant(Literal(moved(tensor._array, cpu)))
+            value = self._constant(Literal(moved(tensor._values, cpu)))
             self._bind_new(tensor, value)
             return value
         memory = self._memory_of(tensor)

@@ -22,6 +22,7 @@ from tracegrad.tracer.body_paths import way_on
 from tracegrad.tracer.bounds import Limits, Requirement
 from tracegrad.tracer.captures import Survey
 from tracegrad.tracer.conditions import as_truth
+from tracegrad.tracer.deferral import Deferrals, settle
 from tracegrad.tracer.device import cpu, moved
 from tracegrad.tracer.dispatch import keep_weak
 from tracegrad.tracer.draws import Draws
@@ -62,7 +63,7 @@ class Recorder(ValueTable):
     """Notes what happens on this thread while one function is traced.
 
     `script`: the outcomes that the first guards have to have, so that a retrace goes the way that
-    the compiled code went.
+    the compiled code went. `deferrals`: the operations that nobody has asked for.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Recorder(ValueTable):
         self.writes_inputs = False
         self.grad_written: dict[int, Tensor] = {}
         self.draws = Draws(self)
+        self.deferrals = Deferrals(state.quietly)
         self.registrations: list[Registration] = []
         self.messages: list[Message] = []
         self.runs_again = False
@@ -152,7 +154,7 @@ class Recorder(ValueTable):
         return self._is_constant(self._recorded(tensor))
 
     def close(self) -> None:
-        """Forget all tensors: one that escaped may keep this object alive."""
+        """Forget all tensors, and compute those that escaped: one may keep this object alive."""
         self.memories.clear()
         self._kept.clear()
         self._arguments.clear()
@@ -164,6 +166,7 @@ class Recorder(ValueTable):
             # The values of the trace refer to their scope, and the trace is kept.
             self.outermost.rolling = None
         self.undo = UndoLog()
+        self.deferrals.finish()
 
     # ------------------------------------------------------------- protocol
 
@@ -224,6 +227,7 @@ class Recorder(ValueTable):
 
     def before_write(self, target: Tensor) -> None:
         """The memory of `target` is about to change: keep a copy of what is not the trace's own."""
+        settle()
         self._keep_saved(target._storage)
         memory = self._memory_of(target)
         if self.rolling is not None:
@@ -396,7 +400,7 @@ class Recorder(ValueTable):
                 tensor._storage = first._storage
                 tensor._alias = (first, ())
             return
-        self._bind_new(tensor, self._constant(Literal(moved(tensor._array, cpu))))
+        self._bind_new(tensor, self._constant(Literal(moved(tensor._values, cpu))))
 
     def registered(self, registration: Registration) -> None:
         """A hook was set, or a gradient is to be retained."""

@@ -226,7 +226,7 @@ def _traced(
 
 def _stand_in(x: Tensor) -> Tensor:
     """One row, with memory of its own, and in the middle of a tape where `x` is."""
-    array = x._array
+    array = x._values
     tensor = wrap(owned(array[0]) if len(array) else np.zeros(array.shape[1:], array.dtype))
     if state.grad_enabled and x.requires_grad:
         tensor._grad_fn = BodyInput((), (tensor._type,))
@@ -243,7 +243,7 @@ def _check_draw(counters: Sequence[Tensor], output: Tensor, randomness: Randomne
                 "each row is to have its own, or randomness='same' if all rows share them"
             )
         )
-    seed, offset = (int(x._array) for x in counters)
+    seed, offset = (int(x._values) for x in counters)
     if default_generator.get_state() != (seed, offset + output._array.size):
         raise locate(
             TraceError(
@@ -312,7 +312,7 @@ def _require(x: Tensor, requirement: Requirement) -> None:
     limits = requirement.limits
     recorder = state.recorder
     if recorder is None or not recorder.in_body:
-        found = limits.first_outside(x._array)
+        found = limits.first_outside(x._values)
         if found is not None:
             raise error_of(requirement, None if x._array.dtype.kind == "b" else found)
     if recorder is not None and x._array.size:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tracegrad.ir.op import Op
     from tracegrad.ir.types import TensorType
     from tracegrad.tracer.bounds import Limits
+    from tracegrad.tracer.deferral import Deferrals
     from tracegrad.tracer.hooks import Registration
     from tracegrad.tracer.tape import Saved
     from tracegrad.tracer.tensor import Tensor
@@ -112,6 +113,8 @@ class State(threading.local):
     mode: int = 1
     inference: bool = False
     weak_numbers: bool = False
+    # The operations of a function that is being recorded that nobody has asked for.
+    deferrals: Deferrals | None = None
     # Identities of the storages that a function being checkpointed was given, and may not write to.
     protected: frozenset[int] = frozenset()
     # Bytes that the gradient of a loop may save, as the function that is compiled says.

@@ -135,7 +135,7 @@ class Saved:
         tensor = self.tensor
         kept = tensor._twin()
         kept._alias = None
-        kept._array = tensor._array.copy()
+        kept._array = tensor._values.copy()
         kept._storage = Storage()
         kept._requires_grad = tensor.requires_grad
         kept._grad_fn = tensor.grad_fn

@@ -143,6 +143,13 @@ class Tensor:
         return legacy_tensor(*args, **kwargs)
 
     @property
+    def _values(self) -> Array:
+        """The memory with its values in it: while a function is recorded, they may not be yet."""
+        if state.deferrals is not None:
+            state.deferrals.compute(self._array)
+        return self._array
+
+    @property
     def _type(self) -> TensorType:
         array = self._array
         return tensor_type(array.dtype, array.shape)

@@ -74,10 +74,11 @@ def record(
     places = Places(survey, args, kwargs, leaves, kept)
     if loops is not None:
         recorder.outermost.rolling = Rolling(recorder, places, loops, disabled or {})
-    starts_anew = False
+    starts_anew = done = False
     before = state.grad_enabled
     since = mark()
     state.record_by(recorder)
+    state.deferrals = recorder.deferrals
     try:
         result = function(*args, **kwargs)
         if recorder.rolling is not None:
@@ -85,6 +86,7 @@ def record(
         end = _end(recorder, result, [tensor for _, tensor in stand_ins], places, since)
         survey.forget(places.overwritten)
         end.drawn = recorder.draws.end()
+        done = True
     except StartAnew:
         # The function will run once more for this call.
         starts_anew = True
@@ -94,6 +96,7 @@ def record(
             message.print_now()
         raise
     finally:
+        state.deferrals = None
         state.record_by(None)
         state.set_grad(before)
         if recorder.rolling is not None:
@@ -102,6 +105,8 @@ def record(
         recorder.undo.revert()
         late_hooks.take_back(recorder, since)
         recorder.draws.restore()
+        if not done:
+            recorder.close()
     trace = Trace(
         recorder.inputs, recorder.segments, recorder.outcomes, end, recorder.writes_inputs
     )

@@ -38,6 +38,7 @@ class Occurrence:
     """
 
     __slots__ = (
+        "_key",
         "carries",
         "edges",
         "end",
@@ -45,7 +46,6 @@ class Occurrence:
         "flags",
         "guard",
         "hits",
-        "key",
         "number_of",
         "program",
         "segment",
@@ -55,7 +55,7 @@ class Occurrence:
 
     def __init__(self, segment: Segment) -> None:
         self.segment = segment
-        self.key = segment.key()
+        self._key: tuple[Hashable, ...] | None = None
         self.exports: list[int] = []
         self.number_of: dict[int, int] = {}
         self.carries: list[bool] = []
@@ -67,6 +67,13 @@ class Occurrence:
         self.end: End | None = None
         self.program: Program | None = None
         self.hits = 0
+
+    @property
+    def key(self) -> tuple[Hashable, ...]:
+        """That of its segment; most are never compared with another."""
+        if self._key is None:
+            self._key = self.segment.key()
+        return self._key
 
     @property
     def output_count(self) -> int:

@@ -28,7 +28,7 @@ class UndoLog:
         storage = root._storage
         if id(storage) not in self._memory:
             marks = storage.version, storage.written_by, storage.written_at
-            self._memory[id(storage)] = root, root._array.copy(), marks
+            self._memory[id(storage)] = root, root._values.copy(), marks
             self.keep(root)
 
     def before(self, tensor: Tensor) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def _order(x: Array, axis: int, descending: bool) -> Any:
 
 def _evaluate_sort(x: Array, axis: int, descending: bool = False, stable: bool = True) -> Any:
     ascending = np.sort(x, axis)
-    return np.flip(ascending, axis) if descending else ascending
+    return np.flip(ascending, axis).copy() if descending else ascending
 
 
 def _sort_vjp(
