@@ -88,7 +88,7 @@ def perform(module, tensors, step):
     elif kind == "slice":
         tensors.append(x[step.c % 2 :: 1 + step.d % 2])
     elif kind == "select":
-        tensors.append(x[step.c % x.shape[0]])
+        tensors.append(x[step.c % max(x.shape[0], 1)])
     elif kind == "reshape":
         tensors.append(x.reshape(-1) if step.c % 2 else x.reshape(1, -1))
     elif kind == "transpose":
@@ -112,7 +112,7 @@ def perform(module, tensors, step):
     elif kind == "fill":
         x.fill_(0.25)
     elif kind == "setitem":
-        x[step.c % x.shape[0]] = y if step.d % 2 else y.sum()
+        x[step.c % max(x.shape[0], 1)] = y if step.d % 2 else y.sum()
     elif kind == "set_mask":
         x[x.detach() > 0] = 0.5
     elif kind == "detach":
@@ -120,7 +120,7 @@ def perform(module, tensors, step):
     elif kind == "clone":
         tensors.append(x.clone())
     elif kind == "gather":
-        index = np.array([step.c % x.shape[0], -1, step.d % x.shape[0]])
+        index = np.array([step.c % max(x.shape[0], 1), -1, step.d % max(x.shape[0], 1)])
         tensors.append(x[module.from_numpy(index)])
 
 
@@ -198,6 +198,44 @@ def test_random_programs(program, start_from_copies):
             assert not x.any()
         else:
             np.testing.assert_allclose(y, x, rtol=1e-10, atol=1e-12)
+
+
+@settings(max_examples=60, deadline=None, report_multiple_bugs=False)
+@given(st.lists(steps, min_size=2, max_size=9))
+def test_random_programs_compiled(program):
+    """The same programs as one compiled function with their gradients, beside eager code, which is
+    beside PyTorch above.
+    """
+    possible = []
+    tensors = [x * 1 for x in leaves(tg)]
+    for step in program:
+        if attempt(tg, tensors, step):
+            possible.append(step)
+
+    def run(variables):
+        tensors = [x * 1 for x in variables]
+        for step in possible:
+            perform(tg, tensors, step)
+        total = sum((x * (i + 1)).sum() for i, x in enumerate(tensors))
+        wanted = [x for x in variables if x.requires_grad]
+        found = tg.autograd.grad(total, wanted, allow_unused=True)
+        return [x.detach() for x in tensors], list(found)
+
+    variables = leaves(tg)
+    compiled = tg.compile(run)
+    try:
+        expected_values, expected = run(variables)
+    except RuntimeError as error:
+        # What backward needs was changed in place.
+        with pytest.raises(type(error)):
+            compiled(variables)
+        return
+    for _ in range(2):
+        values, found = compiled(variables)
+        for x, y in zip([*values, *found], [*expected_values, *expected], strict=True):
+            assert (x is None) == (y is None)
+            if x is not None:
+                np.testing.assert_allclose(x.numpy(), y.numpy(), rtol=1e-9, atol=1e-11)
 
 
 def random_index(draw, shape):

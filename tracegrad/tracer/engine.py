@@ -123,7 +123,7 @@ def run_on_ends(tensor: Tensor, keep: bool) -> bool:
     if not keep:
         node.release()
     for leaf, gradient in zip(leaves, found, strict=True):
-        if gradient is None:
+        if gradient is None or not leaf._requires_grad:
             continue
         old = leaf._grad
         if old is None:
@@ -300,6 +300,9 @@ def _share(cotangents: Sequence[Tensor | None]) -> None:
 
 def accumulate_grad(tensor: Tensor, new: Tensor) -> None:
     """Add `new` to `tensor.grad`; in place where that is not part of a graph, as PyTorch does."""
+    if not tensor._requires_grad:
+        # It was taken off the tape since the graph was made.
+        return
     recorder = state.recorder
     old = tensor._grad
     if recorder is not None:

@@ -78,7 +78,7 @@ def check_writable(target: Tensor, value: Tensor | None = None) -> None:
     array = target._array
     if state.protected and id(target._storage) in state.protected:
         raise locate(GradError(CHECKPOINTED))
-    if any(
+    if array.size and any(
         stride == 0 and size > 1 for stride, size in zip(array.strides, array.shape, strict=True)
     ):
         raise locate(ShapeError(OVERLAP))
